@@ -1,0 +1,54 @@
+"""Identifiable sparse autoencoders for SAELens.
+
+Importing the package registers its architectures (`isae`, `isae_me`, `regularized_*`) with SAELens.
+"""
+
+from __future__ import annotations
+
+from sae_lens_isae import architectures as _architectures
+from sae_lens_isae.architectures.isae import (
+    ISAESAE,
+    ISAESAEConfig,
+    ISAETrainingSAE,
+    ISAETrainingSAEConfig,
+)
+from sae_lens_isae.architectures.isae_me import (
+    ISAEMESAE,
+    ISAEMESAEConfig,
+    ISAEMETrainingSAE,
+    ISAEMETrainingSAEConfig,
+)
+from sae_lens_isae.architectures.regularized import (
+    RegularizedAbsTopKTrainingSAE,
+    RegularizedAbsTopKTrainingSAEConfig,
+    RegularizedBatchTopKTrainingSAE,
+    RegularizedBatchTopKTrainingSAEConfig,
+    RegularizedMatryoshkaBatchTopKTrainingSAE,
+    RegularizedMatryoshkaBatchTopKTrainingSAEConfig,
+    RegularizedTopKTrainingSAE,
+    RegularizedTopKTrainingSAEConfig,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ISAEMESAE",
+    "ISAESAE",
+    "ISAEMESAEConfig",
+    "ISAEMETrainingSAE",
+    "ISAEMETrainingSAEConfig",
+    "ISAESAEConfig",
+    "ISAETrainingSAE",
+    "ISAETrainingSAEConfig",
+    "RegularizedAbsTopKTrainingSAE",
+    "RegularizedAbsTopKTrainingSAEConfig",
+    "RegularizedBatchTopKTrainingSAE",
+    "RegularizedBatchTopKTrainingSAEConfig",
+    "RegularizedMatryoshkaBatchTopKTrainingSAE",
+    "RegularizedMatryoshkaBatchTopKTrainingSAEConfig",
+    "RegularizedTopKTrainingSAE",
+    "RegularizedTopKTrainingSAEConfig",
+    "__version__",
+]
+
+_architectures.register()

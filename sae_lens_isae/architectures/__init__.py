@@ -1,0 +1,91 @@
+"""What SAELens trains and loads. `register()` makes the names known to SAELens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sae_lens import (
+    SAE,
+    AbsTopKSAE,
+    AbsTopKSAEConfig,
+    SAEConfig,
+    TopKSAE,
+    TopKSAEConfig,
+    TrainingSAE,
+    TrainingSAEConfig,
+)
+from sae_lens.registry import SAE_CLASS_REGISTRY, SAE_TRAINING_CLASS_REGISTRY
+
+from sae_lens_isae.architectures.isae import (
+    ISAESAE,
+    ISAESAEConfig,
+    ISAETrainingSAE,
+    ISAETrainingSAEConfig,
+)
+from sae_lens_isae.architectures.isae_me import (
+    ISAEMESAE,
+    ISAEMESAEConfig,
+    ISAEMETrainingSAE,
+    ISAEMETrainingSAEConfig,
+)
+from sae_lens_isae.architectures.regularized import (
+    RegularizedAbsTopKTrainingSAE,
+    RegularizedAbsTopKTrainingSAEConfig,
+    RegularizedBatchTopKTrainingSAE,
+    RegularizedBatchTopKTrainingSAEConfig,
+    RegularizedMatryoshkaBatchTopKTrainingSAE,
+    RegularizedMatryoshkaBatchTopKTrainingSAEConfig,
+    RegularizedTopKTrainingSAE,
+    RegularizedTopKTrainingSAEConfig,
+)
+
+_TRAINING: dict[str, tuple[type[TrainingSAE[Any]], type[TrainingSAEConfig]]] = {
+    "isae": (ISAETrainingSAE, ISAETrainingSAEConfig),
+    "isae_me": (ISAEMETrainingSAE, ISAEMETrainingSAEConfig),
+    "regularized_topk": (RegularizedTopKTrainingSAE, RegularizedTopKTrainingSAEConfig),
+    "regularized_abstopk": (RegularizedAbsTopKTrainingSAE, RegularizedAbsTopKTrainingSAEConfig),
+    "regularized_batchtopk": (
+        RegularizedBatchTopKTrainingSAE,
+        RegularizedBatchTopKTrainingSAEConfig,
+    ),
+    "regularized_matryoshka_batchtopk": (
+        RegularizedMatryoshkaBatchTopKTrainingSAE,
+        RegularizedMatryoshkaBatchTopKTrainingSAEConfig,
+    ),
+}
+
+# Exports carry stock names, but a training checkpoint carries the training class's: the classes
+# here let `SAE.load_from_disk` read one. The batchtopk twins have none, like stock batchtopk.
+_INFERENCE: dict[str, tuple[type[SAE[Any]], type[SAEConfig]]] = {
+    "isae": (ISAESAE, ISAESAEConfig),
+    "isae_me": (ISAEMESAE, ISAEMESAEConfig),
+    "regularized_topk": (TopKSAE, TopKSAEConfig),
+    "regularized_abstopk": (AbsTopKSAE, AbsTopKSAEConfig),
+}
+
+
+def register() -> None:
+    """Register every architecture with SAELens. Harmless when repeated or after a reload.
+
+    Raises:
+        ValueError: Another package's class holds one of the names; nothing is registered then.
+    """
+    registries: list[tuple[dict[str, Any], dict[str, Any]]] = [
+        (SAE_TRAINING_CLASS_REGISTRY, _TRAINING),
+        (SAE_CLASS_REGISTRY, _INFERENCE),
+    ]
+    for registry, entries in registries:
+        for name, (sae_class, _) in entries.items():
+            if name in registry and _full_name(registry[name][0]) != _full_name(sae_class):
+                raise ValueError(
+                    f"SAELens architecture {name!r} is already registered to "
+                    f"{_full_name(registry[name][0])}, so {_full_name(sae_class)} cannot take it; "
+                    "import only one of the two packages"
+                )
+    # SAELens' register functions refuse a name that exists, and a reload has to replace its own
+    for registry, entries in registries:
+        registry.update(entries)
+
+
+def _full_name(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"

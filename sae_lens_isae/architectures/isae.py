@@ -1,0 +1,278 @@
+"""iSAE: TopK, AbsTopK and AbsTopK + aRIP under one recipe (paper 1, sections 3.2 and 3.3).
+
+The exported SAE is SAELens' own `topk` or `abstopk` and needs nothing from this package.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, cast
+
+import torch
+from jaxtyping import Bool, Float
+from sae_lens import (
+    AbsTopKSAEConfig,
+    SAEConfig,
+    TopKSAE,
+    TopKSAEConfig,
+    TopKTrainingSAE,
+    TopKTrainingSAEConfig,
+)
+from sae_lens.saes.abstopk_sae import AbsTopK
+from sae_lens.saes.sae import TrainStepInput, TrainStepOutput
+from sae_lens.saes.topk_sae import TopK, act_times_W_dec
+from typing_extensions import override
+
+from sae_lens_isae.architectures.recipe import (
+    NonFiniteWatch,
+    dead_latent_acts,
+    geometric_median,
+    inverse_norm,
+    project_to_unit_norm,
+    unit_norm_mse,
+)
+from sae_lens_isae.losses import LOSS_TERMS, LossTermsConfig, LossTermsMixin, StepContext
+
+Activation = Literal["abstopk", "topk"]
+
+_ACTIVATIONS: dict[str, type[TopK] | type[AbsTopK]] = {"abstopk": AbsTopK, "topk": TopK}
+_NORMALIZATIONS = ("none", "expected_average_only_in", "constant_norm_rescale")
+
+
+def _check_activation(activation: str) -> None:
+    if activation not in _ACTIVATIONS:
+        raise ValueError(f"activation must be one of {sorted(_ACTIVATIONS)}, got {activation!r}")
+
+
+@dataclass
+class ISAESAEConfig(TopKSAEConfig):
+    """Inference config behind `isae` training checkpoints (exports are plain `topk`/`abstopk`)."""
+
+    activation: Activation = "abstopk"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_activation(self.activation)
+
+    @override
+    @classmethod
+    def architecture(cls) -> str:
+        return "isae"
+
+
+class ISAESAE(TopKSAE):
+    """Inference SAE with a choice of activation, for loading an `isae` training checkpoint."""
+
+    cfg: ISAESAEConfig  # pyright: ignore[reportIncompatibleVariableOverride]
+
+    @override
+    def get_activation_fn(self) -> TopK | AbsTopK:
+        return _ACTIVATIONS[self.cfg.activation](self.cfg.k)
+
+
+@dataclass
+class ISAETrainingSAEConfig(TopKTrainingSAEConfig, LossTermsConfig):
+    """Train the paper's linear-encoder variants under its recipe.
+
+    TopK is `activation="topk", arip_weight=0`; AbsTopK is `arip_weight=0`; iSAE is the default.
+    For activations of a real model set `normalize_activations="expected_average_only_in"`: Adam
+    moves the bias by about the learning rate per step whatever the scale of x, and SAELens folds
+    the constant away at the end.
+    """
+
+    activation: Activation = "abstopk"
+    """Sparsifier: 'abstopk' keeps the k largest magnitudes with sign, 'topk' is the usual one."""
+    arip_weight: float = 0.1
+    """Weight of the approximate-RIP regulariser; 0 switches it off, the paper uses 0.1."""
+    aux_loss_coefficient: float = 1 / 32
+    """Weight of the loss that lets dead latents reconstruct the residual (Gao et al.: 1/32)."""
+    decoder_init_norm: float | None = 1.0
+    """Norm of the atoms at the start; the recipe keeps them at 1 and accepts nothing else."""
+    normalize_activations: Literal[  # pyright: ignore[reportIncompatibleVariableOverride]
+        "none", "expected_average_only_in", "constant_norm_rescale"
+    ] = "none"
+    """'none' and 'expected_average_only_in' export a stateless SAE; 'constant_norm_rescale' is the
+    paper's exact placement, with the limits of SAELens' run-time normalisation."""
+
+    def __post_init__(self) -> None:
+        if self.d_in < 1 or self.d_sae < 1:
+            raise ValueError(f"d_in and d_sae must be >= 1, got {self.d_in} and {self.d_sae}")
+        if self.k < 1 or self.k != int(self.k):
+            raise ValueError(f"k must be an integer >= 1, got {self.k}")
+        if 2 * self.k > self.d_sae:
+            raise ValueError(
+                f"k: the recipe looks at 2k latents, but 2 * {self.k} exceeds d_sae = {self.d_sae}"
+            )
+        _check_activation(self.activation)
+        if not (math.isfinite(self.aux_loss_coefficient) and self.aux_loss_coefficient >= 0):
+            raise ValueError(
+                f"aux_loss_coefficient must be a number >= 0, got {self.aux_loss_coefficient}"
+            )
+        if self.normalize_activations not in _NORMALIZATIONS:
+            raise ValueError(
+                f"normalize_activations must be one of {list(_NORMALIZATIONS)}, got "
+                f"{self.normalize_activations!r}: the recipe's loss is on unit-norm inputs"
+            )
+        for name, required in _FIXED_BY_RECIPE.items():
+            if (value := getattr(self, name)) != required:
+                raise ValueError(
+                    f"{name} must be {required} for {self.architecture()!r}, got {value}: "
+                    f"{_WHY_FIXED[name]}"
+                )
+        super().__post_init__()
+
+    @override
+    @classmethod
+    def architecture(cls) -> str:
+        return "isae"
+
+    @override
+    def get_inference_config_class(self) -> type[SAEConfig]:
+        return AbsTopKSAEConfig if self.activation == "abstopk" else TopKSAEConfig
+
+
+_FIXED_BY_RECIPE: dict[str, object] = {
+    "apply_b_dec_to_input": True,
+    "rescale_acts_by_decoder_norm": True,
+    "use_sparse_activations": False,
+    "decoder_init_norm": 1.0,
+}
+_WHY_FIXED = {
+    "apply_b_dec_to_input": "input and output share one bias",
+    "rescale_acts_by_decoder_norm": "atoms have unit norm",
+    "use_sparse_activations": "signed codes have no sparse tensor form in SAELens",
+    "decoder_init_norm": "atoms have unit norm",
+}
+
+
+def _any_on_cpu(mask: Bool[torch.Tensor, "d_sae"]) -> bool:
+    """False if it is known that no element is set; only on a CPU is the look free."""
+    return mask.device.type != "cpu" or bool(mask.any())
+
+
+class Encoding(NamedTuple):
+    """All that one encoder pass yields; each [batch, d_sae]."""
+
+    feature_acts: torch.Tensor
+    hidden_pre: torch.Tensor
+    """What the final activation function saw."""
+    linear_pre: torch.Tensor
+    """(x - b) W_enc; the same as `hidden_pre` for a linear encoder."""
+
+
+class ISAETrainingSAE(LossTermsMixin, TopKTrainingSAE):
+    """Training SAE of the paper's recipe.
+
+    SAELens' trainer has no hook for projecting the atoms or for starting the bias from data, so
+    both happen at the head of `training_forward_pass`.
+    """
+
+    cfg: ISAETrainingSAEConfig  # pyright: ignore[reportIncompatibleVariableOverride]
+
+    def __init__(self, cfg: ISAETrainingSAEConfig, use_error_term: bool = False) -> None:
+        super().__init__(cfg, use_error_term)
+        # homogeneity in x - b, and with it the stateless form of the recipe, needs it to stay 0
+        self.b_enc.requires_grad_(False)
+        self.build_loss_terms(LOSS_TERMS)
+        self._bias_is_set = False
+        self._watch = NonFiniteWatch()
+
+    @override
+    def get_activation_fn(self) -> TopK | AbsTopK:
+        return _ACTIVATIONS[self.cfg.activation](self.cfg.k)
+
+    def encode_all(self, x: Float[torch.Tensor, "batch d_in"]) -> Encoding:
+        """Encode, keeping what the losses need."""
+        feature_acts, hidden_pre = super().encode_with_hidden_pre(x)
+        return Encoding(feature_acts, hidden_pre, linear_pre=hidden_pre)
+
+    @override
+    def encode_with_hidden_pre(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        feature_acts, hidden_pre, _ = self.encode_all(x)
+        return feature_acts, hidden_pre
+
+    @torch.no_grad()
+    def initialize_bias(self, activations: Float[torch.Tensor, "batch d_in"]) -> None:
+        """Start the shared bias at the geometric median of real activations.
+
+        The first training step does it with its batch. Call it before training to use a larger
+        sample; a model loaded from disk keeps its bias.
+        """
+        sae_in = self.run_time_activation_norm_fn_in(activations.to(self.dtype))
+        self.b_dec.copy_(geometric_median(sae_in))
+        self._bias_is_set = True
+
+    @override
+    def training_forward_pass(self, step_input: TrainStepInput) -> TrainStepOutput:
+        self._watch.check()
+        if not self._bias_is_set:
+            self.initialize_bias(step_input.sae_in)
+        project_to_unit_norm(self.W_dec)
+
+        feature_acts, hidden_pre, linear_pre = self.encode_all(step_input.sae_in)
+        sae_out = self.decode(feature_acts)
+        ctx = StepContext(self, step_input, feature_acts, hidden_pre, sae_out)
+        losses = {
+            "mse_loss": unit_norm_mse(sae_out, step_input.sae_in),
+            **self.calculate_aux_loss(step_input, feature_acts, linear_pre, sae_out),
+            **self.term_losses(ctx),
+        }
+        loss = torch.stack(list(losses.values())).sum()
+        self._watch.record(loss, step_input.n_training_steps)
+        return TrainStepOutput(
+            sae_in=step_input.sae_in,
+            sae_out=sae_out,
+            feature_acts=feature_acts,
+            hidden_pre=hidden_pre,
+            loss=loss,
+            losses=losses,
+            metrics=cast(Any, self.term_metrics(ctx)),
+        )
+
+    @override
+    def calculate_aux_loss(
+        self,
+        step_input: TrainStepInput,
+        feature_acts: torch.Tensor,
+        hidden_pre: torch.Tensor,
+        sae_out: torch.Tensor,
+    ) -> dict[str, torch.Tensor]:
+        """Let dead latents reconstruct what the code left over, on the unit-norm scale.
+
+        `hidden_pre` is (x - b) W_enc for every variant: a loss that read the multistep encoder's
+        last step would send a dense gradient through all its steps.
+        """
+        loss = sae_out.new_zeros(())
+        dead = step_input.dead_neuron_mask
+        if dead is not None and self.cfg.aux_loss_coefficient > 0 and _any_on_cpu(dead):
+            k_aux = min(max(self.cfg.d_in // 2, 1), self.cfg.d_sae)
+            signed = self.cfg.activation == "abstopk"
+            acts = dead_latent_acts(hidden_pre, dead, k_aux, signed)
+            recons = act_times_W_dec(acts, self.W_dec, rescale_acts_by_decoder_norm=True)
+            to_unit_norm = inverse_norm(step_input.sae_in)
+            residual = (step_input.sae_in - sae_out).detach() * to_unit_norm
+            if self.cfg.normalize_activations == "constant_norm_rescale":
+                to_unit_norm = self.cfg.d_in**-0.5
+            share = (dead.sum() / k_aux).clamp(max=1)
+            error = (recons * to_unit_norm - residual).pow(2).sum(-1).mean()
+            loss = self.cfg.aux_loss_coefficient * share * error
+        return {"auxiliary_reconstruction_loss": loss}
+
+    @override
+    def process_state_dict_for_loading(self, state_dict: dict[str, Any]) -> None:
+        super().process_state_dict_for_loading(state_dict)
+        self._bias_is_set = True
+
+    @override
+    def save_model(self, path: str | Path) -> tuple[Path, Path]:
+        self._watch.check(wait=True)
+        return super().save_model(path)
+
+    @override
+    def save_inference_model(self, path: str | Path) -> tuple[Path, Path]:
+        self._watch.check(wait=True)
+        return super().save_inference_model(path)
+
+

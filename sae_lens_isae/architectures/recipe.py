@@ -1,0 +1,111 @@
+"""The training recipe that all variants share (paper 1, 'Training recipe', after Gao et al. 2024).
+
+Unit-norm inputs enter through the loss alone. Without an encoder bias AbsTopK(W (x - b)), TopK and
+the multistep recursion are positively homogeneous in x - b, so scaling x - b to unit norm and the
+code back changes nothing, and mean |x - x_hat|^2 / |x|^2 is the mean squared error on unit-norm
+inputs. The SAE itself stays stateless. (With `normalize_activations="constant_norm_rescale"`, the
+paper's exact placement, SAELens scales x before b is subtracted; the loss is the same.)
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float
+from sae_lens.saes.abstopk_sae import calculate_abstopk_aux_acts
+from sae_lens.saes.topk_sae import calculate_topk_aux_acts
+
+
+def inverse_norm(x: Float[torch.Tensor, "batch d_in"]) -> Float[torch.Tensor, "batch 1"]:
+    """1 / |x| per token, and 0 for a zero token, which thereby drops out of every loss."""
+    norm = x.norm(dim=-1, keepdim=True)
+    return torch.where(norm > 0, 1 / norm, 0.0)
+
+
+def unit_norm_mse(
+    sae_out: Float[torch.Tensor, "batch d_in"], sae_in: Float[torch.Tensor, "batch d_in"]
+) -> Float[torch.Tensor, ""]:
+    """Mean of |x - x_hat|^2 / |x|^2: the MSE column of the paper's tables."""
+    return ((sae_out - sae_in) * inverse_norm(sae_in)).pow(2).sum(-1).mean()
+
+
+def dead_latent_acts(
+    linear_pre: Float[torch.Tensor, "batch d_sae"],
+    dead: Bool[torch.Tensor, "d_sae"],
+    k_aux: int,
+    signed: bool,
+) -> Float[torch.Tensor, "batch d_sae"]:
+    """The `k_aux` largest dead latents of each sample, all others zero.
+
+    Fewer than `k_aux` dead latents need no special case and no look at their number, which would
+    make the host wait for the device: the living ones that fill up the selection come out as 0.
+
+    Args:
+        signed: Select by magnitude and keep the sign (AbsTopK), else by value and clip at 0 (TopK).
+    """
+    if signed:
+        return calculate_abstopk_aux_acts(k_aux, torch.where(dead, linear_pre, 0.0), dead)
+    return calculate_topk_aux_acts(k_aux, linear_pre, dead).relu()
+
+
+@torch.no_grad()
+def project_to_unit_norm(weight: Float[torch.Tensor, "d_sae d_in"]) -> None:
+    """Scale every row to unit norm, in place."""
+    weight.div_(weight.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(weight.dtype).tiny))
+
+
+@torch.no_grad()
+def geometric_median(
+    points: Float[torch.Tensor, "batch d_in"], n_iterations: int = 100
+) -> Float[torch.Tensor, "d_in"]:
+    """The point with the least summed distance to `points`, by Weiszfeld's iteration.
+
+    The number of iterations is fixed: a stopping test would make the host wait for the device.
+    """
+    points = points.to(torch.promote_types(points.dtype, torch.float32))
+    median = points.mean(0)
+    for _ in range(n_iterations):
+        distance = (points - median).norm(dim=-1)
+        # a point that the estimate sits on would get infinite weight
+        weight = 1 / distance.clamp_min(1e-6 * distance.mean())
+        median = (weight / weight.sum()) @ points
+    return median
+
+
+class NonFiniteWatch:
+    """Finds the training step whose loss was NaN or infinite without making the host wait.
+
+    The step is written to device memory and copied to the host asynchronously; the host looks at
+    what has arrived, some steps late on a GPU. `check(wait=True)` looks at the present value: it is
+    meant for the moment before a checkpoint is written.
+    """
+
+    def __init__(self) -> None:
+        self._on_device: torch.Tensor | None = None
+        self._on_host = torch.tensor(-1)
+
+    @torch.compiler.disable
+    def record(self, loss: Float[torch.Tensor, ""], step: int) -> None:
+        """Note whether the loss of `step` was finite."""
+        if self._on_device is None or self._on_device.device != loss.device:
+            self._on_device = torch.full((), -1, device=loss.device)
+            if loss.is_cuda:
+                self._on_host = torch.tensor(-1).pin_memory()
+        first_bad = (self._on_device < 0) & ~loss.detach().isfinite()
+        self._on_device = torch.where(first_bad, step, self._on_device)
+        self._on_host.copy_(self._on_device, non_blocking=True)
+
+    @torch.compiler.disable
+    def check(self, wait: bool = False) -> None:
+        """Raise for the first step with a NaN or infinite loss.
+
+        Raises:
+            ValueError: It names the step.
+        """
+        known = self._on_device if wait and self._on_device is not None else self._on_host
+        if (step := int(known)) >= 0:
+            raise ValueError(
+                f"training step {step}: the loss is NaN or infinite. Look for NaN, Inf or (with "
+                "normalize_activations='constant_norm_rescale') all-zero activations in that "
+                "batch, or lower the learning rate. No checkpoint was written since; go on from "
+                "the last one."
+            )

@@ -1,0 +1,136 @@
+"""SAELens' own architectures with loss terms added: `regularized_topk` and the like.
+
+Each is a registered twin of a stock training class. It trains exactly as the stock one, plus the
+terms that its config switches on, and exports the stock inference SAE.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from sae_lens import (
+    AbsTopKSAEConfig,
+    AbsTopKTrainingSAE,
+    AbsTopKTrainingSAEConfig,
+    BatchTopKTrainingSAE,
+    BatchTopKTrainingSAEConfig,
+    MatryoshkaBatchTopKTrainingSAE,
+    MatryoshkaBatchTopKTrainingSAEConfig,
+    SAEConfig,
+    TopKSAEConfig,
+    TopKTrainingSAE,
+    TopKTrainingSAEConfig,
+)
+from sae_lens.saes.sae import TrainStepInput, TrainStepOutput
+from typing_extensions import override
+
+from sae_lens_isae.losses import LOSS_TERMS, LossTermsConfig, LossTermsMixin, StepContext
+
+
+class RegularizedMixin(LossTermsMixin):
+    """Adds the loss terms to a stock training class through its auxiliary loss."""
+
+    def __init__(self, cfg: Any, use_error_term: bool = False) -> None:
+        super().__init__(cfg, use_error_term)
+        self.build_loss_terms(LOSS_TERMS)
+
+    @override
+    def calculate_aux_loss(
+        self,
+        step_input: TrainStepInput,
+        feature_acts: torch.Tensor,
+        hidden_pre: torch.Tensor,
+        sae_out: torch.Tensor,
+    ) -> dict[str, torch.Tensor]:
+        stock = super().calculate_aux_loss(step_input, feature_acts, hidden_pre, sae_out)
+        if isinstance(stock, torch.Tensor):
+            stock = {"auxiliary_loss": stock}
+        ctx = StepContext(self, step_input, feature_acts, hidden_pre, sae_out)
+        return {**stock, **self.term_losses(ctx)}
+
+    @override
+    def training_forward_pass(self, step_input: TrainStepInput) -> TrainStepOutput:
+        output = super().training_forward_pass(step_input)
+        ctx = StepContext(
+            self, step_input, output.feature_acts, output.hidden_pre, output.sae_out
+        )
+        output.metrics.update(self.term_metrics(ctx))  # pyright: ignore[reportArgumentType,reportCallIssue]
+        return output
+
+
+@dataclass
+class RegularizedTopKTrainingSAEConfig(TopKTrainingSAEConfig, LossTermsConfig):
+    """SAELens' `topk` with loss terms."""
+
+    @override
+    @classmethod
+    def architecture(cls) -> str:
+        return "regularized_topk"
+
+    @override
+    def get_inference_config_class(self) -> type[SAEConfig]:
+        return TopKSAEConfig
+
+
+class RegularizedTopKTrainingSAE(RegularizedMixin, TopKTrainingSAE):
+    """SAELens' `topk` with loss terms."""
+
+    cfg: RegularizedTopKTrainingSAEConfig  # pyright: ignore[reportIncompatibleVariableOverride]
+
+
+@dataclass
+class RegularizedAbsTopKTrainingSAEConfig(AbsTopKTrainingSAEConfig, LossTermsConfig):
+    """SAELens' `abstopk` with loss terms."""
+
+    @override
+    @classmethod
+    def architecture(cls) -> str:
+        return "regularized_abstopk"
+
+    @override
+    def get_inference_config_class(self) -> type[SAEConfig]:
+        return AbsTopKSAEConfig
+
+
+class RegularizedAbsTopKTrainingSAE(RegularizedMixin, AbsTopKTrainingSAE):
+    """SAELens' `abstopk` with loss terms."""
+
+    cfg: RegularizedAbsTopKTrainingSAEConfig  # pyright: ignore[reportIncompatibleVariableOverride]
+
+
+@dataclass
+class RegularizedBatchTopKTrainingSAEConfig(BatchTopKTrainingSAEConfig, LossTermsConfig):
+    """SAELens' `batchtopk` with loss terms; exports `jumprelu`, as the stock one does."""
+
+    @override
+    @classmethod
+    def architecture(cls) -> str:
+        return "regularized_batchtopk"
+
+
+class RegularizedBatchTopKTrainingSAE(RegularizedMixin, BatchTopKTrainingSAE):
+    """SAELens' `batchtopk` with loss terms."""
+
+    cfg: RegularizedBatchTopKTrainingSAEConfig  # pyright: ignore[reportIncompatibleVariableOverride]
+
+
+@dataclass
+class RegularizedMatryoshkaBatchTopKTrainingSAEConfig(
+    MatryoshkaBatchTopKTrainingSAEConfig, LossTermsConfig
+):
+    """SAELens' `matryoshka_batchtopk` with loss terms; exports `jumprelu`, as the stock one does."""
+
+    @override
+    @classmethod
+    def architecture(cls) -> str:
+        return "regularized_matryoshka_batchtopk"
+
+
+class RegularizedMatryoshkaBatchTopKTrainingSAE(
+    RegularizedMixin, MatryoshkaBatchTopKTrainingSAE
+):
+    """SAELens' `matryoshka_batchtopk` with loss terms."""
+
+    cfg: RegularizedMatryoshkaBatchTopKTrainingSAEConfig  # pyright: ignore[reportIncompatibleVariableOverride]

@@ -1,0 +1,18 @@
+"""Loss terms that any SAELens training class can carry. A new term is one file and its line here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sae_lens_isae.losses.arip import ARIP, ARIPConfig
+from sae_lens_isae.losses.terms import LossTerm, LossTermsMixin, StepContext
+
+
+@dataclass(kw_only=True)
+class LossTermsConfig(ARIPConfig):
+    """The fields of all loss terms. Stands after the SAELens config among the bases."""
+
+
+LOSS_TERMS: tuple[type[LossTerm], ...] = (ARIP,)
+
+__all__ = ["LOSS_TERMS", "LossTerm", "LossTermsConfig", "LossTermsMixin", "StepContext"]

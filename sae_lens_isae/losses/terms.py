@@ -1,0 +1,106 @@
+"""The mechanism that adds loss terms to a SAELens training class by config alone.
+
+A term is one file: a config dataclass with its (flat, command-line friendly) fields and their
+checks, and a `LossTerm` that reads them. `losses/__init__.py` lists both. Nothing here knows any
+term by name, and a training class needs only the methods of `LossTermsMixin`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from sae_lens import TrainingSAE, TrainingSAEConfig
+from sae_lens.saes.sae import TrainStepInput
+from torch import nn
+
+Metric = torch.Tensor | float | int | Callable[[], torch.Tensor | float | int]
+
+_STATE_PREFIX = "loss_terms."
+
+
+@dataclass(frozen=True)
+class StepContext:
+    """What a loss term may look at in one training step.
+
+    `hidden_pre` holds the unsparsified codes, that is what the final activation function saw.
+    """
+
+    sae: TrainingSAE[Any]
+    step_input: TrainStepInput
+    feature_acts: Float[torch.Tensor, "batch d_sae"]
+    hidden_pre: Float[torch.Tensor, "batch d_sae"]
+    sae_out: Float[torch.Tensor, "batch d_in"]
+
+    @cached_property
+    def dictionary(self) -> Float[torch.Tensor, "d_sae d_in"]:
+        """The decoder's atoms with unit norm, differentiable in `W_dec`."""
+        return nn.functional.normalize(self.sae.W_dec, dim=-1)
+
+
+class LossTerm(nn.Module, ABC):
+    """One addend of the training loss.
+
+    A term that keeps running statistics registers them as buffers that start at zero: they are
+    saved with training checkpoints and left out of the exported SAE.
+    """
+
+    name: ClassVar[str]
+    """Key of the term in `losses/<name>` of SAELens' logs."""
+
+    @classmethod
+    @abstractmethod
+    def from_config(cls, cfg: TrainingSAEConfig) -> LossTerm | None:
+        """The term as `cfg` describes it, or None where `cfg` switches it off."""
+
+    @abstractmethod
+    def forward(self, ctx: StepContext) -> Float[torch.Tensor, ""]:
+        """The weighted loss of this step."""
+
+    def metrics(self, ctx: StepContext) -> dict[str, Metric]:  # noqa: ARG002
+        """What to log beside the loss; called on logging steps only."""
+        return {}
+
+
+class LossTermsMixin(TrainingSAE[Any]):
+    """Holds the loss terms of a training SAE. Stands before the SAELens class among the bases."""
+
+    loss_terms: nn.ModuleDict
+
+    def build_loss_terms(self, term_classes: Iterable[type[LossTerm]]) -> None:
+        """Create the terms that the config switches on. Called once, after `super().__init__`."""
+        terms = {term.name: term.from_config(self.cfg) for term in term_classes}
+        self.loss_terms = nn.ModuleDict({n: t for n, t in terms.items() if t is not None})
+
+    def term_losses(self, ctx: StepContext) -> dict[str, torch.Tensor]:
+        """Loss of every term, by name."""
+        return {name: term(ctx) for name, term in self._terms()}
+
+    def term_metrics(self, ctx: StepContext) -> dict[str, Metric]:
+        """Metrics of every term; empty except on logging steps."""
+        if not ctx.step_input.is_logging_step:
+            return {}
+        return {key: value for _, term in self._terms() for key, value in term.metrics(ctx).items()}
+
+    def _terms(self) -> list[tuple[str, LossTerm]]:
+        return [(n, t) for n, t in self.loss_terms.items() if isinstance(t, LossTerm)]
+
+    def process_state_dict_for_saving_inference(self, state_dict: dict[str, Any]) -> None:
+        """Drop what only training needs, so that stock SAELens finds the keys it expects."""
+        super().process_state_dict_for_saving_inference(state_dict)
+        for key in [key for key in state_dict if key.startswith(_STATE_PREFIX)]:
+            del state_dict[key]
+
+    def process_state_dict_for_loading(self, state_dict: dict[str, Any]) -> None:
+        """Let an exported SAE, which has no running statistics, be trained further."""
+        super().process_state_dict_for_loading(state_dict)
+        for key, value in self.loss_terms.state_dict().items():
+            # not zeros_like: SAELens builds the module on the meta device before it loads
+            state_dict.setdefault(
+                _STATE_PREFIX + key, torch.zeros(value.shape, dtype=value.dtype, device="cpu")
+            )

@@ -1,0 +1,1 @@
+"""Hot numerics. Nothing here knows SAELens."""
