@@ -3,8 +3,6 @@
 The exported SAE is SAELens' own `topk` or `abstopk` and needs nothing from this package.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from pathlib import Path

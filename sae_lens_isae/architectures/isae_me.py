@@ -6,8 +6,6 @@ is positively homogeneous, so folding the norms or an activation scale into the 
 leaves S alone. (Were S to act on codes before the norms n, folding would be diag(1/n) S diag(n).)
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, Literal
 

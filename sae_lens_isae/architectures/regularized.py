@@ -4,8 +4,6 @@ Each is a registered twin of a stock training class. It trains exactly as the st
 terms that its config switches on, and exports the stock inference SAE.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

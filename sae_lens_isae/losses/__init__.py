@@ -1,7 +1,5 @@
 """Loss terms that any SAELens training class can carry. A new term is one file and its line here."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from sae_lens_isae.losses.arip import ARIP, ARIPConfig

@@ -8,8 +8,6 @@ with G_S the Gram matrix of the unit-norm atoms in S, and the aRIP constant on S
 delta_S = max_i |lambda_i - 1|.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from functools import cached_property

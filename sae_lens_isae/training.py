@@ -1,0 +1,277 @@
+"""What `isae train` does: SAELens' own runners, seeded, with one or several seeds at a time."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from sae_lens import (
+    ActivationsStore,
+    LanguageModelSAERunnerConfig,
+    LanguageModelSAETrainingRunner,
+    LoggingConfig,
+    MultiSAETrainingRunner,
+    MultiSAETrainingRunnerConfig,
+    TrainingSAE,
+    TrainingSAEConfig,
+    run_evals,
+)
+from sae_lens.evals import EvalConfig
+from sae_lens.registry import get_sae_training_class
+from sae_lens.training.activation_scaler import ActivationScaler
+from safetensors.torch import save_file
+from tqdm.auto import tqdm
+from transformer_lens.HookedTransformer import HookedRootModule
+from transformers import set_seed
+
+from sae_lens_isae._sae_lens_private import parse_runner_config
+from sae_lens_isae.sources import (
+    GGUF_PREFIX,
+    PACKAGE_PREFIX,
+    load_gguf_model,
+    load_package_text,
+)
+
+ACTIVATIONS_FILENAME = "activations.safetensors"
+
+_NOT_WITH_SEVERAL_SAES = ("from_pretrained_path", "use_cached_activations", "compile_sae")
+
+
+@dataclass(frozen=True)
+class TrainedSAE:
+    """One trained SAE and where its inference form was saved."""
+
+    name: str
+    sae: TrainingSAE[Any]
+    path: Path | None
+    metrics: dict[str, float]
+    """CE-loss score, explained variance and L0 from SAELens' `run_evals`; empty if not asked."""
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a training run produced."""
+
+    saes: list[TrainedSAE]
+    activations_path: Path | None
+    """Activations that no SAE was trained on, for `isae pairwise`; None without output path."""
+
+
+def load_runner_config(
+    config: Path | None, args: Sequence[str]
+) -> LanguageModelSAERunnerConfig[Any]:
+    """A SAELens runner config from a YAML file and command-line flags; flags win.
+
+    The file has the fields of `LanguageModelSAERunnerConfig` with a `sae:` mapping (its
+    `architecture` picks the class) and optionally a `logger:` mapping.
+
+    Raises:
+        ValueError: The file has an unknown field, or no architecture.
+    """
+    return parse_runner_config([*(_yaml_to_flags(config) if config else []), *args])
+
+
+def train(
+    cfg: LanguageModelSAERunnerConfig[Any],
+    n_seeds: int = 1,
+    n_eval_batches: int = 4,
+    n_kept_activations: int = 4096,
+) -> TrainingResult:
+    """Train one SAE per seed and evaluate it, through SAELens' runners.
+
+    Seeds are `cfg.seed`, `cfg.seed + 1`, ... They set the initial weights and the noise of the
+    losses. Several seeds share one forward pass of the model (`MultiSAETrainingRunner`) and see the
+    same batches in the same order.
+
+    Args:
+        n_eval_batches: Batches of prompts for SAELens' `run_evals` after training; 0 skips it.
+        n_kept_activations: Held-out activations saved beside the SAEs; 0 saves none.
+
+    Raises:
+        ValueError: A setting cannot be honoured.
+        FileNotFoundError: The model or text of a package is missing; says what to install.
+    """
+    if n_seeds < 1:
+        raise ValueError(f"seeds must be >= 1, got {n_seeds}")
+    if n_seeds > 1:
+        seeds = range(cfg.seed, cfg.seed + n_seeds)
+        saes = {f"seed_{seed}": seeded_sae(cfg.sae, seed) for seed in seeds}
+        return train_together(cfg, saes, n_eval_batches, n_kept_activations)
+    _key_noise(cfg.sae, cfg.seed)
+    set_seed(cfg.seed)
+    runner = LanguageModelSAETrainingRunner(cfg, **_overrides(cfg))
+    runner.run()
+    return _finish(cfg, runner, {"": runner.sae}, n_eval_batches, n_kept_activations)
+
+
+def train_together(
+    cfg: LanguageModelSAERunnerConfig[Any],
+    saes: dict[str, TrainingSAE[Any]],
+    n_eval_batches: int = 4,
+    n_kept_activations: int = 4096,
+) -> TrainingResult:
+    """Train several SAEs on one shared forward pass of the model (`MultiSAETrainingRunner`).
+
+    Args:
+        cfg: Everything but the SAEs; its own `sae` is not trained.
+        saes: By name; each is saved to `<output_path>/<name>`.
+
+    Raises:
+        ValueError: SAELens cannot do it with several SAEs at once.
+    """
+    for name in _NOT_WITH_SEVERAL_SAES:
+        if getattr(cfg, name):
+            raise ValueError(
+                f"{name} is not supported by SAELens' MultiSAETrainingRunner, which trains several "
+                "SAEs at once; train them one by one (--seed 0, --seed 1, ...)"
+            )
+    shared = {
+        f.name: getattr(cfg, f.name)
+        for f in fields(MultiSAETrainingRunnerConfig)
+        if f.init and hasattr(cfg, f.name)
+    }
+    multi_cfg = MultiSAETrainingRunnerConfig(
+        **shared,
+        saes={name: sae.cfg for name, sae in saes.items()},
+        hook_names=cfg.hook_name,
+        hook_head_indices=cfg.hook_head_index,
+    )
+    # both configs append a unique id when they are made
+    multi_cfg.checkpoint_path = cfg.checkpoint_path
+    set_seed(cfg.seed)
+    runner = MultiSAETrainingRunner(multi_cfg, **_overrides(cfg), override_saes=saes)
+    runner.run()
+    return _finish(cfg, runner, saes, n_eval_batches, n_kept_activations)
+
+
+def seeded_sae(sae_cfg: TrainingSAEConfig, seed: int) -> TrainingSAE[Any]:
+    """A training SAE whose initial weights and loss noise depend on `seed`."""
+    # deepcopy: the config holds the metadata, which SAELens writes to
+    sae_cfg = copy.deepcopy(sae_cfg)
+    _key_noise(sae_cfg, seed)
+    set_seed(seed)
+    return get_sae_training_class(sae_cfg.architecture())[0](sae_cfg)
+
+
+def evaluate(
+    sae: TrainingSAE[Any], store: ActivationsStore, model: HookedRootModule, n_batches: int
+) -> dict[str, float]:
+    """CE-loss score, explained variance and L0 from SAELens' `run_evals`."""
+    sae.eval()
+    metrics, _ = run_evals(
+        sae,
+        store,
+        model,
+        ActivationScaler(),
+        EvalConfig(
+            n_eval_reconstruction_batches=n_batches,
+            n_eval_sparsity_variance_batches=n_batches,
+            compute_ce_loss=True,
+            compute_sparsity_metrics=True,
+            compute_variance_metrics=True,
+        ),
+        exclude_special_tokens=(
+            store.exclude_special_tokens.tolist()
+            if store.exclude_special_tokens is not None
+            else False
+        ),
+    )
+    return {
+        "ce_loss_score": metrics["model_performance_preservation"]["ce_loss_score"],
+        "explained_variance": metrics["reconstruction_quality"]["explained_variance"],
+        "l0": metrics["sparsity"]["l0"],
+    }
+
+
+def _overrides(cfg: LanguageModelSAERunnerConfig[Any]) -> dict[str, Any]:
+    """Model and data set for SAELens' runners where packages provide them."""
+    overrides: dict[str, Any] = {}
+    if cfg.model_name.startswith(GGUF_PREFIX):
+        overrides["override_model"] = load_gguf_model(
+            cfg.model_name.removeprefix(GGUF_PREFIX),
+            cfg.model_class_name,  # pyright: ignore[reportArgumentType] - checked there
+            device=str(cfg.llm_device),
+            hook_names=[cfg.hook_name],
+        )
+    if cfg.dataset_path.startswith(PACKAGE_PREFIX):
+        overrides["override_dataset"] = load_package_text(
+            cfg.dataset_path.removeprefix(PACKAGE_PREFIX)
+        )
+    return overrides
+
+
+def _finish(
+    cfg: LanguageModelSAERunnerConfig[Any],
+    runner: LanguageModelSAETrainingRunner | MultiSAETrainingRunner,
+    saes: dict[str, TrainingSAE[Any]],
+    n_eval_batches: int,
+    n_kept_activations: int,
+) -> TrainingResult:
+    store, model = runner.activations_store, runner.model
+    output = Path(cfg.output_path) if cfg.output_path is not None else None
+    activations_path = None
+    # before the evaluation, which starts the text anew
+    if output is not None and n_kept_activations > 0:
+        activations_path = output / ACTIVATIONS_FILENAME
+        save_file({"activations": _next_activations(store, n_kept_activations)}, activations_path)
+    trained = [
+        TrainedSAE(
+            name=name or sae.cfg.architecture(),
+            sae=sae,
+            path=output / name if output is not None else None,
+            metrics=evaluate(sae, store, model, n_eval_batches) if n_eval_batches else {},
+        )
+        for name, sae in tqdm(saes.items(), desc="Evaluating", unit="SAE")
+    ]
+    return TrainingResult(trained, activations_path)
+
+
+def _key_noise(sae_cfg: TrainingSAEConfig, seed: int) -> None:
+    if hasattr(sae_cfg, "arip_seed"):
+        sae_cfg.arip_seed = seed  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _next_activations(store: ActivationsStore, n: int) -> torch.Tensor:
+    """The next `n` activations of the store, all from text after the training tokens."""
+    batches: list[torch.Tensor] = []
+    while sum(map(len, batches)) < n:
+        batches.append(store.get_filtered_llm_batch().flatten(0, -2).cpu().float())
+    return torch.cat(batches)[:n].contiguous()
+
+
+def _yaml_to_flags(path: Path) -> list[str]:
+    settings = yaml.safe_load(path.read_text())
+    sae = settings.get("sae") if isinstance(settings, dict) else None
+    if not isinstance(sae, dict) or "architecture" not in sae:
+        raise ValueError(f"{path}: needs a mapping `sae:` with an `architecture`")
+    top = {k: v for k, v in settings.items() if k not in ("sae", "logger")}
+    runner_fields = {f.name for f in fields(LanguageModelSAERunnerConfig)} - {"sae", "logger"}
+    sae_class = get_sae_training_class(sae["architecture"])[1]
+    flags: list[str] = []
+    for prefix, values, known in (
+        ("", top, runner_fields),
+        ("sae.", sae, {f.name for f in fields(sae_class)} | {"architecture"}),
+        ("logger.", settings.get("logger") or {}, {f.name for f in fields(LoggingConfig)}),
+    ):
+        for name, value in values.items():
+            if name not in known:
+                raise ValueError(f"{path}: unknown field {prefix}{name}")
+            # SAELens' parser prefixes the SAE's fields only where the runner has the same name
+            clash = prefix == "sae." and name in runner_fields
+            flags += _flag(f"sae.{name}" if clash else name, value)
+    return flags
+
+
+def _flag(name: str, value: object) -> list[str]:
+    if value is None:
+        # an optional flag without value is how the parser spells None
+        return [f"--{name}"]
+    if isinstance(value, list):
+        return [f"--{name}", *map(str, value)]
+    return [f"--{name}", json.dumps(value) if isinstance(value, dict) else str(value)]
