@@ -51,7 +51,7 @@ class SyntheticDemo:
 
 @dataclass(frozen=True)
 class RealDemo:
-    """Size and schedule of the demo on SmolLM2-135M layer 9; Pythia-160M of the paper in brackets."""
+    """Size and schedule of the demo on SmolLM2-135M layer 9; the paper's Pythia-160M in brackets."""
 
     d_sae: int = 1024
     """Latents (4096)."""
@@ -114,8 +114,8 @@ def run_demo(out: Path, n_seeds: int = 2, settings: SyntheticDemo | None = None)
             "same for every variant. The paper: 40,000 steps of 2048.",
             f"{n_seeds} seeds per variant (initial weights and data order), "
             f"{_N_HELD_OUT} held-out samples.",
-            "At this size a sample has few neighbours to be confused with and a latent that is lost "
-            f"costs 1/{s.n_concepts} of the error, not 1/4096: compare the variants with each "
+            f"At this size a concept that no latent finds costs 1/{s.n_concepts} of the error, not "
+            "1/4096, and linear encoders confuse fewer latents: compare the variants with each "
             "other, not the numbers with the paper's.",
         ],
         saes,

@@ -4,16 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sae_lens import (
-    SAE,
-    AbsTopKSAE,
-    AbsTopKSAEConfig,
-    SAEConfig,
-    TopKSAE,
-    TopKSAEConfig,
-    TrainingSAE,
-    TrainingSAEConfig,
-)
+from sae_lens import SAE, SAEConfig, TrainingSAE, TrainingSAEConfig
 from sae_lens.registry import SAE_CLASS_REGISTRY, SAE_TRAINING_CLASS_REGISTRY
 
 from sae_lens_isae.architectures.isae import (
@@ -54,13 +45,11 @@ _TRAINING: dict[str, tuple[type[TrainingSAE[Any]], type[TrainingSAEConfig]]] = {
     ),
 }
 
-# Exports carry stock names, but a training checkpoint carries the training class's: the classes
-# here let `SAE.load_from_disk` read one. The batchtopk twins have none, like stock batchtopk.
+# Exports of `isae` carry stock names, but its training checkpoints carry its own: this class lets
+# `SAE.load_from_disk` read one. The regularized twins have none, like stock batchtopk.
 _INFERENCE: dict[str, tuple[type[SAE[Any]], type[SAEConfig]]] = {
     "isae": (ISAESAE, ISAESAEConfig),
     "isae_me": (ISAEMESAE, ISAEMESAEConfig),
-    "regularized_topk": (TopKSAE, TopKSAEConfig),
-    "regularized_abstopk": (AbsTopKSAE, AbsTopKSAEConfig),
 }
 
 

@@ -29,9 +29,16 @@ from sae_lens_isae.architectures.recipe import (
     geometric_median,
     inverse_norm,
     project_to_unit_norm,
+    resample_dead_latents,
     unit_norm_mse,
 )
-from sae_lens_isae.losses import LOSS_TERMS, LossTermsConfig, LossTermsMixin, StepContext
+from sae_lens_isae.losses import (
+    LOSS_TERMS,
+    LossTermsConfig,
+    LossTermsMixin,
+    StepContext,
+    drop_training_state,
+)
 
 Activation = Literal["abstopk", "topk"]
 
@@ -69,6 +76,11 @@ class ISAESAE(TopKSAE):
     def get_activation_fn(self) -> TopK | AbsTopK:
         return _ACTIVATIONS[self.cfg.activation](self.cfg.k)
 
+    @override
+    def process_state_dict_for_loading(self, state_dict: dict[str, Any]) -> None:
+        super().process_state_dict_for_loading(state_dict)
+        drop_training_state(state_dict)
+
 
 @dataclass
 class ISAETrainingSAEConfig(TopKTrainingSAEConfig, LossTermsConfig):
@@ -86,6 +98,11 @@ class ISAETrainingSAEConfig(TopKTrainingSAEConfig, LossTermsConfig):
     """Weight of the approximate-RIP regulariser; 0 switches it off, the paper uses 0.1."""
     aux_loss_coefficient: float = 1 / 32
     """Weight of the loss that lets dead latents reconstruct the residual (Gao et al.: 1/32)."""
+    resample_until: int = 0
+    """Until this training step dead latents are pointed at what the SAE explains worst, every
+    `resample_every` steps; 0, the paper's recipe, leaves them to the dead-latent loss."""
+    resample_every: int = 100
+    """Steps between two resamplings."""
     decoder_init_norm: float | None = 1.0
     """Norm of the atoms at the start; the recipe keeps them at 1 and accepts nothing else."""
     normalize_activations: Literal[  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -108,6 +125,10 @@ class ISAETrainingSAEConfig(TopKTrainingSAEConfig, LossTermsConfig):
             raise ValueError(
                 f"aux_loss_coefficient must be a number >= 0, got {self.aux_loss_coefficient}"
             )
+        if self.resample_until < 0:
+            raise ValueError(f"resample_until must be >= 0, got {self.resample_until}")
+        if self.resample_every < 1:
+            raise ValueError(f"resample_every must be >= 1, got {self.resample_every}")
         if self.normalize_activations not in _NORMALIZATIONS:
             raise ValueError(
                 f"normalize_activations must be one of {list(_NORMALIZATIONS)}, got "
@@ -204,11 +225,7 @@ class ISAETrainingSAE(LossTermsMixin, TopKTrainingSAE):
 
     @override
     def training_forward_pass(self, step_input: TrainStepInput) -> TrainStepOutput:
-        self._watch.check()
-        if not self._bias_is_set:
-            self.initialize_bias(step_input.sae_in)
-        project_to_unit_norm(self.W_dec)
-
+        self.begin_step(step_input)
         feature_acts, hidden_pre, linear_pre = self.encode_all(step_input.sae_in)
         sae_out = self.decode(feature_acts)
         ctx = StepContext(self, step_input, feature_acts, hidden_pre, sae_out)
@@ -228,6 +245,27 @@ class ISAETrainingSAE(LossTermsMixin, TopKTrainingSAE):
             losses=losses,
             metrics=cast(Any, self.term_metrics(ctx)),
         )
+
+    # steps are counted here, and torch.compile would compile anew for every count
+    @torch.compiler.disable
+    def begin_step(self, step_input: TrainStepInput) -> None:
+        """What comes before the forward pass: checks, start of the bias, resampling, projection."""
+        self._watch.check()
+        if not self._bias_is_set:
+            self.initialize_bias(step_input.sae_in)
+        dead = step_input.dead_neuron_mask
+        due = 0 < self.n_steps <= self.cfg.resample_until
+        if due and dead is not None and self.n_steps % self.cfg.resample_every == 0:
+            self.resample(dead, step_input.sae_in)
+        project_to_unit_norm(self.W_dec)
+        self.n_steps += 1
+
+    @torch.no_grad()
+    def resample(
+        self, dead: Bool[torch.Tensor, "d_sae"], sae_in: Float[torch.Tensor, "batch d_in"]
+    ) -> None:
+        """Point the dead latents at the directions that are reconstructed worst in `sae_in`."""
+        resample_dead_latents(dead, sae_in, self(sae_in), self.W_enc, self.W_dec)
 
     @override
     def calculate_aux_loss(
@@ -272,5 +310,3 @@ class ISAETrainingSAE(LossTermsMixin, TopKTrainingSAE):
     def save_inference_model(self, path: str | Path) -> tuple[Path, Path]:
         self._watch.check(wait=True)
         return super().save_inference_model(path)
-
-

@@ -12,13 +12,14 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Float
 from sae_lens import SAEConfig
+from sae_lens.saes.sae import TrainStepInput
 from sae_lens.saes.topk_sae import act_times_W_dec
 from torch import nn
 from typing_extensions import override
 
 from sae_lens_isae.architectures.isae import (
-    Encoding,
     ISAESAE,
+    Encoding,
     ISAESAEConfig,
     ISAETrainingSAE,
     ISAETrainingSAEConfig,
@@ -69,7 +70,7 @@ class ISAEMESAE(ISAESAE):
 
     @override
     def encode(self, x: torch.Tensor) -> torch.Tensor:
-        return _encode(self, x).feature_acts
+        return _encode(self, x, self.cfg.encoder_steps).feature_acts
 
     @override
     def process_state_dict_for_loading(self, state_dict: dict[str, Any]) -> None:
@@ -86,9 +87,15 @@ class ISAEMETrainingSAEConfig(ISAETrainingSAEConfig):
     step_matrix: StepMatrix = "full"
     """'full': a learned S with d_sae^2 entries (the paper); 'tied': S = I - W_dec W_enc, without
     parameters of its own, for dictionaries where d_sae^2 numbers do not fit."""
+    encoder_warm_up_steps: int = 0
+    """Training steps with a one-step encoder before S joins in; 0 is the paper's recipe."""
 
     def __post_init__(self) -> None:
         _check_multistep(self.encoder_steps, self.step_matrix)
+        if self.encoder_warm_up_steps < 0:
+            raise ValueError(
+                f"encoder_warm_up_steps must be >= 0, got {self.encoder_warm_up_steps}"
+            )
         super().__post_init__()
 
     @override
@@ -107,6 +114,10 @@ class ISAEMETrainingSAE(ISAETrainingSAE):
     cfg: ISAEMETrainingSAEConfig  # pyright: ignore[reportIncompatibleVariableOverride]
     S: nn.Parameter
 
+    def __init__(self, cfg: ISAEMETrainingSAEConfig, use_error_term: bool = False) -> None:
+        super().__init__(cfg, use_error_term)
+        self._encoder_steps = cfg.encoder_steps
+
     @override
     def initialize_weights(self) -> None:
         super().initialize_weights()
@@ -114,7 +125,21 @@ class ISAEMETrainingSAE(ISAETrainingSAE):
 
     @override
     def encode_all(self, x: Float[torch.Tensor, "batch d_in"]) -> Encoding:
-        return _encode(self, x)
+        return _encode(self, x, self._encoder_steps)
+
+    @override
+    def begin_step(self, step_input: TrainStepInput) -> None:
+        warm = self.n_steps >= self.cfg.encoder_warm_up_steps
+        self._encoder_steps = self.cfg.encoder_steps if warm else 1
+        super().begin_step(step_input)
+
+    @override
+    @torch.no_grad()
+    def resample(self, dead: torch.Tensor, sae_in: torch.Tensor) -> None:
+        super().resample(dead, sae_in)
+        if self.cfg.step_matrix == "full":
+            # what S learned about the old atoms would be wrong for the new ones
+            self.S.masked_fill_(dead | dead[:, None], 0)
 
     @override
     def process_state_dict_for_loading(self, state_dict: dict[str, Any]) -> None:
@@ -125,14 +150,14 @@ class ISAEMETrainingSAE(ISAETrainingSAE):
 _Multistep = ISAEMESAE | ISAEMETrainingSAE
 
 
-def _encode(sae: _Multistep, x: torch.Tensor) -> Encoding:
+def _encode(sae: _Multistep, x: torch.Tensor, n_steps: int) -> Encoding:
     linear_pre = sae.hook_sae_acts_pre(sae.process_sae_in(x) @ sae.W_enc + sae.b_enc)
     linear_pre = _rescaled(sae, linear_pre)
     feature_acts, hidden_pre = multistep_encode(
         linear_pre,
         apply_step_matrix=lambda acts: _times_step_matrix(sae, acts),
         activation_fn=sae.activation_fn,
-        n_steps=sae.cfg.encoder_steps,
+        n_steps=n_steps,
     )
     return Encoding(sae.hook_sae_acts_post(feature_acts), hidden_pre, linear_pre)
 

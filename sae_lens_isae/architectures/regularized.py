@@ -51,11 +51,14 @@ class RegularizedMixin(LossTermsMixin):
     @override
     def training_forward_pass(self, step_input: TrainStepInput) -> TrainStepOutput:
         output = super().training_forward_pass(step_input)
-        ctx = StepContext(
-            self, step_input, output.feature_acts, output.hidden_pre, output.sae_out
-        )
+        ctx = StepContext(self, step_input, output.feature_acts, output.hidden_pre, output.sae_out)
         output.metrics.update(self.term_metrics(ctx))  # pyright: ignore[reportArgumentType,reportCallIssue]
+        self._count_step()
         return output
+
+    @torch.compiler.disable
+    def _count_step(self) -> None:
+        self.n_steps += 1
 
 
 @dataclass
@@ -118,7 +121,7 @@ class RegularizedBatchTopKTrainingSAE(RegularizedMixin, BatchTopKTrainingSAE):
 class RegularizedMatryoshkaBatchTopKTrainingSAEConfig(
     MatryoshkaBatchTopKTrainingSAEConfig, LossTermsConfig
 ):
-    """SAELens' `matryoshka_batchtopk` with loss terms; exports `jumprelu`, as the stock one does."""
+    """SAELens' `matryoshka_batchtopk` with loss terms; exports `jumprelu` as the stock one does."""
 
     @override
     @classmethod
@@ -126,9 +129,7 @@ class RegularizedMatryoshkaBatchTopKTrainingSAEConfig(
         return "regularized_matryoshka_batchtopk"
 
 
-class RegularizedMatryoshkaBatchTopKTrainingSAE(
-    RegularizedMixin, MatryoshkaBatchTopKTrainingSAE
-):
+class RegularizedMatryoshkaBatchTopKTrainingSAE(RegularizedMixin, MatryoshkaBatchTopKTrainingSAE):
     """SAELens' `matryoshka_batchtopk` with loss terms."""
 
     cfg: RegularizedMatryoshkaBatchTopKTrainingSAEConfig  # pyright: ignore[reportIncompatibleVariableOverride]

@@ -97,7 +97,7 @@ def pairwise_identifiability(
     )
 
 
-def _energy(codes: Float[torch.Tensor, "batch d_sae"]) -> Float[torch.Tensor, "batch"]:
+def _energy(codes: Float[torch.Tensor, "batch d_sae"]) -> Float[torch.Tensor, batch]:
     return codes.pow(2).sum(-1)
 
 
@@ -116,5 +116,3 @@ def _unit_norm_codes(
     if not getattr(sae.cfg, "rescale_acts_by_decoder_norm", False):
         codes = codes * sae.W_dec.float().norm(dim=-1)
     return codes.cpu()
-
-

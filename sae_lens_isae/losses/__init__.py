@@ -1,9 +1,14 @@
-"""Loss terms that any SAELens training class can carry. A new term is one file and its line here."""
+"""Loss terms for any SAELens training class. A new term is one file and its lines here."""
 
 from dataclasses import dataclass
 
 from sae_lens_isae.losses.arip import ARIP, ARIPConfig
-from sae_lens_isae.losses.terms import LossTerm, LossTermsMixin, StepContext
+from sae_lens_isae.losses.terms import (
+    LossTerm,
+    LossTermsMixin,
+    StepContext,
+    drop_training_state,
+)
 
 
 @dataclass(kw_only=True)
@@ -13,4 +18,11 @@ class LossTermsConfig(ARIPConfig):
 
 LOSS_TERMS: tuple[type[LossTerm], ...] = (ARIP,)
 
-__all__ = ["LOSS_TERMS", "LossTerm", "LossTermsConfig", "LossTermsMixin", "StepContext"]
+__all__ = [
+    "LOSS_TERMS",
+    "LossTerm",
+    "LossTermsConfig",
+    "LossTermsMixin",
+    "StepContext",
+    "drop_training_state",
+]

@@ -18,7 +18,7 @@ from sae_lens import TrainingSAEConfig
 from sae_lens.saes.abstopk_sae import AbsTopK
 from typing_extensions import override
 
-from sae_lens_isae.losses.terms import LossTerm, Metric, StepContext
+from sae_lens_isae.losses.terms import LossTerm, LossTermsMixin, Metric, StepContext
 
 _N_MEASURED = 64
 """Supports measured exactly on a logging step: eigenvalues of 64 small matrices cost little."""
@@ -138,7 +138,7 @@ class ARIP(LossTerm):
     @override
     def forward(self, ctx: StepContext) -> Float[torch.Tensor, ""]:
         supports = self._supports(ctx)
-        noise = _step_noise(supports, self.seed, ctx.step_input.n_training_steps)
+        noise = _step_noise(supports, self.seed, ctx.sae)
         noise = noise.to(ctx.dictionary.dtype)
         return self.weight * arip_estimate(ctx.dictionary, supports, noise)
 
@@ -184,8 +184,8 @@ class ARIPMeasurement:
 
 @torch.compiler.disable
 def _step_noise(
-    supports: Int[torch.Tensor, "batch size"], seed: int, step: int
+    supports: Int[torch.Tensor, "batch size"], seed: int, sae: LossTermsMixin
 ) -> Float[torch.Tensor, "batch size"]:
     """Normal noise that depends on seed and step only, so that a resumed run draws the same."""
-    generator = torch.Generator(supports.device).manual_seed((seed << 32) ^ step)
+    generator = torch.Generator(supports.device).manual_seed((seed << 32) ^ sae.n_steps)
     return torch.randn(supports.shape, generator=generator, device=supports.device)

@@ -21,8 +21,6 @@ from torch import nn
 
 Metric = torch.Tensor | float | int | Callable[[], torch.Tensor | float | int]
 
-_STATE_PREFIX = "loss_terms."
-
 
 @dataclass(frozen=True)
 class StepContext:
@@ -31,7 +29,7 @@ class StepContext:
     `hidden_pre` holds the unsparsified codes, that is what the final activation function saw.
     """
 
-    sae: TrainingSAE[Any]
+    sae: LossTermsMixin
     step_input: TrainStepInput
     feature_acts: Float[torch.Tensor, "batch d_sae"]
     hidden_pre: Float[torch.Tensor, "batch d_sae"]
@@ -71,6 +69,10 @@ class LossTermsMixin(TrainingSAE[Any]):
     """Holds the loss terms of a training SAE. Stands before the SAELens class among the bases."""
 
     loss_terms: nn.ModuleDict
+    n_steps: int = 0
+    """Training steps taken, for schedules and noise. It goes through checkpoints, where SAELens'
+    own `n_training_steps` comes back one step short. Read and write it outside of what
+    torch.compile sees: it would compile anew for every value."""
 
     def build_loss_terms(self, term_classes: Iterable[type[LossTerm]]) -> None:
         """Create the terms that the config switches on. Called once, after `super().__init__`."""
@@ -90,17 +92,33 @@ class LossTermsMixin(TrainingSAE[Any]):
     def _terms(self) -> list[tuple[str, LossTerm]]:
         return [(n, t) for n, t in self.loss_terms.items() if isinstance(t, LossTerm)]
 
+    def get_extra_state(self) -> torch.Tensor:
+        """`n_steps` as a tensor, which is all that SAELens' safetensors files can hold."""
+        return torch.tensor(self.n_steps)
+
+    def set_extra_state(self, state: torch.Tensor) -> None:
+        """Restore `n_steps`."""
+        self.n_steps = int(state)
+
     def process_state_dict_for_saving_inference(self, state_dict: dict[str, Any]) -> None:
         """Drop what only training needs, so that stock SAELens finds the keys it expects."""
         super().process_state_dict_for_saving_inference(state_dict)
-        for key in [key for key in state_dict if key.startswith(_STATE_PREFIX)]:
-            del state_dict[key]
+        drop_training_state(state_dict)
 
     def process_state_dict_for_loading(self, state_dict: dict[str, Any]) -> None:
-        """Let an exported SAE, which has no running statistics, be trained further."""
+        """Let an exported SAE, which has no training state, be trained further."""
         super().process_state_dict_for_loading(state_dict)
-        for key, value in self.loss_terms.state_dict().items():
-            # not zeros_like: SAELens builds the module on the meta device before it loads
-            state_dict.setdefault(
-                _STATE_PREFIX + key, torch.zeros(value.shape, dtype=value.dtype, device="cpu")
-            )
+        for key, value in self.state_dict().items():
+            if _is_training_state(key) and key not in state_dict:
+                # not zeros_like: SAELens builds the module on the meta device before it loads
+                state_dict[key] = torch.zeros(value.shape, dtype=value.dtype, device="cpu")
+
+
+def drop_training_state(state_dict: dict[str, Any]) -> None:
+    """Remove step counter and running statistics from a state dict, in place."""
+    for key in [key for key in state_dict if _is_training_state(key)]:
+        del state_dict[key]
+
+
+def _is_training_state(key: str) -> bool:
+    return key == "_extra_state" or key.startswith("loss_terms.")

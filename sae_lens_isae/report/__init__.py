@@ -1,1 +1,1 @@
-"""Tables for the terminal and self-contained HTML pages. Nothing but the command line imports it."""
+"""Tables for the terminal and self-contained HTML pages; only demo and command line use them."""

@@ -16,7 +16,7 @@ from sae_lens_isae.report.tables import TABLE1_HEADERS, table1_cells
 _COLUMNS = (
     "MSE: mean |x - x_hat|^2 / |x|^2, the reconstruction error on unit-norm inputs.",
     "R_S: mean R_aRIP, how far the atoms that act together are from orthogonal (0 is orthogonal).",
-    "IoU: overlap of the active latents of two seeds, after matching their dictionaries (1 is best).",
+    "IoU: overlap of the active latents of two seeds after matching their atoms (1 is best).",
     "l2: distance of their codes over the mean code norm (0 is best).",
     "Oracle: the same with orthogonal matching pursuit on the learned dictionaries as encoder.",
     "DCS: mean |cosine| of the matched atoms (1 is best).",

@@ -1,0 +1,113 @@
+"""Shared by all tests: small sizes, a deterministic activation stream, a short training run."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from sae_lens import SAETrainer, TrainingSAE
+from sae_lens.config import SAETrainerConfig
+from sae_lens.registry import get_sae_training_class
+
+import sae_lens_isae
+from sae_lens_isae.architectures.isae import ISAETrainingSAEConfig
+
+torch.set_num_threads(2)
+
+D_IN, D_SAE, K = 16, 40, 3
+BATCH = 64
+
+
+class Activations(Iterator[torch.Tensor]):
+    """Signed sparse combinations of fixed atoms; batch i depends on `seed` and i alone."""
+
+    def __init__(self, offset: float = 0.0, seed: int = 0, start: int = 0) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        atoms = torch.randn(D_SAE, D_IN, generator=generator)
+        self.atoms = torch.nn.functional.normalize(atoms, dim=-1)
+        self.offset = offset * torch.randn(D_IN, generator=generator)
+        self.seed = seed
+        self.step = start
+
+    def __next__(self) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(1000 * (self.seed + 1) + self.step)
+        self.step += 1
+        codes = torch.randn(BATCH, D_SAE, generator=generator)
+        kept = codes.abs().topk(K, dim=-1).indices
+        sparse = torch.zeros_like(codes).scatter(-1, kept, codes.gather(-1, kept))
+        return 5 * sparse @ self.atoms + self.offset
+
+
+def make_sae(cfg: Any, seed: int = 0) -> TrainingSAE[Any]:
+    """A fresh training SAE of the config's architecture."""
+    torch.manual_seed(seed)
+    return get_sae_training_class(cfg.architecture())[0](cfg)
+
+
+def make_trainer(
+    sae: TrainingSAE[Any], data: Iterator[torch.Tensor], n_steps: int, **settings: Any
+) -> SAETrainer[Any, Any]:
+    """SAELens' trainer with a short schedule."""
+    defaults: dict[str, Any] = {
+        "total_training_samples": n_steps * BATCH,
+        "train_batch_size_samples": BATCH,
+        "lr": 3e-3,
+        "lr_end": 3e-4,
+        "dead_feature_window": 5,
+        "n_batches_for_norm_estimate": 3,
+    }
+    return SAETrainer(SAETrainerConfig(**{**defaults, **settings}), sae, data)
+
+
+def train_sae(
+    cfg: Any, n_steps: int = 30, seed: int = 0, offset: float = 0.5, **settings: Any
+) -> TrainingSAE[Any]:
+    """Train through SAELens' trainer."""
+    sae = make_sae(cfg, seed)
+    make_trainer(sae, Activations(offset), n_steps, **settings).fit()
+    return sae.eval()
+
+
+def isae_config(variant: str, **settings: Any) -> ISAETrainingSAEConfig:
+    """One of the paper's variants at test size."""
+    sizes = {"d_in": D_IN, "d_sae": D_SAE, "k": K, **settings}
+    configs = {
+        "TopK": lambda: ISAETrainingSAEConfig(**sizes, activation="topk", arip_weight=0.0),
+        "AbsTopK": lambda: ISAETrainingSAEConfig(**sizes, arip_weight=0.0),
+        "iSAE": lambda: ISAETrainingSAEConfig(**sizes),
+        "iSAE-ME": lambda: sae_lens_isae.ISAEMETrainingSAEConfig(**sizes),
+        "iSAE-ME tied": lambda: sae_lens_isae.ISAEMETrainingSAEConfig(**sizes, step_matrix="tied"),
+        "iSAE-ME topk": lambda: sae_lens_isae.ISAEMETrainingSAEConfig(**sizes, activation="topk"),
+    }
+    return configs[variant]()
+
+
+VARIANTS = ["TopK", "AbsTopK", "iSAE", "iSAE-ME", "iSAE-ME tied", "iSAE-ME topk"]
+LINEAR_VARIANTS = VARIANTS[:3]
+NORMALIZATIONS = ["none", "expected_average_only_in", "constant_norm_rescale"]
+
+
+def run_python(code: str, *args: object, cwd: Path | None = None) -> str:
+    """Run code in a fresh interpreter and return what it printed."""
+    result = subprocess.run(
+        [sys.executable, "-c", code, *map(str, args)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "2", "HF_HUB_OFFLINE": "1"},
+    )
+    assert result.returncode == 0, result.stderr[-4000:]
+    return result.stdout
+
+
+@pytest.fixture
+def activations() -> torch.Tensor:
+    """A batch that no training run of the tests sees."""
+    return next(Activations(0.5, start=100_000))
