@@ -155,8 +155,6 @@ def _table(title: str, headers: list[str], rows: list[list[str]]) -> object:
 
 def main() -> None:
     """Entry point: errors that a user can mend are one sentence, not a traceback."""
-    import sae_lens_isae  # noqa: F401, PLC0415 - registers the architectures
-
     try:
         app()
     except (ValueError, FileNotFoundError, SafetensorError, argparse.ArgumentError) as error:

@@ -15,14 +15,17 @@ import shutil
 import tempfile
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
-import transformer_lens.loading_from_pretrained as tl_loading
 from datasets import Dataset
 from sae_lens.load_model import load_model
-from transformer_lens.HookedTransformer import HookedRootModule
 from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from sae_lens_isae._private import allow_local_model
+
+if TYPE_CHECKING:
+    from transformer_lens.HookedRootModule import HookedRootModule
 
 ModelClass = Literal["HookedTransformer", "TransformerBridge", "AutoModelForCausalLM"]
 
@@ -59,11 +62,11 @@ def load_gguf_model(
     if model_class_name == "TransformerBridge":
         from sae_lens import SAETransformerBridge  # noqa: PLC0415 - needs transformer-lens >= 3
 
-        return cast(HookedRootModule, SAETransformerBridge.boot_transformers(folder, device=device))
+        return cast(
+            "HookedRootModule", SAETransformerBridge.boot_transformers(folder, device=device)
+        )
     if model_class_name == "HookedTransformer":
-        # TransformerLens refuses names that it does not list, a local folder included
-        if folder not in tl_loading.OFFICIAL_MODEL_NAMES:
-            tl_loading.OFFICIAL_MODEL_NAMES.append(folder)
+        allow_local_model(folder)
     elif model_class_name != "AutoModelForCausalLM":
         raise ValueError(
             "model_class_name must be HookedTransformer, TransformerBridge or "
@@ -84,7 +87,7 @@ def convert_gguf(source: str) -> Path:
     if find_spec("gguf") is None:
         raise FileNotFoundError(f"reading {file.name} needs the package gguf: {_INSTALL}")
     tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
-    model = AutoModelForCausalLM.from_pretrained(
+    model: Any = AutoModelForCausalLM.from_pretrained(
         str(file.parent), gguf_file=file.name, dtype=torch.float32
     )
     # the weights are dequantised by now, and saving refuses a model that says otherwise

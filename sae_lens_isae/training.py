@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import yaml
@@ -27,10 +27,9 @@ from sae_lens.registry import get_sae_training_class
 from sae_lens.training.activation_scaler import ActivationScaler
 from safetensors.torch import save_file
 from tqdm.auto import tqdm
-from transformer_lens.HookedTransformer import HookedRootModule
 from transformers import set_seed
 
-from sae_lens_isae._sae_lens_private import parse_runner_config
+from sae_lens_isae._private import parse_runner_config
 from sae_lens_isae.sources import (
     GGUF_PREFIX,
     PACKAGE_PREFIX,
@@ -38,7 +37,13 @@ from sae_lens_isae.sources import (
     load_package_text,
 )
 
+if TYPE_CHECKING:
+    from transformer_lens.HookedRootModule import HookedRootModule
+
 ACTIVATIONS_FILENAME = "activations.safetensors"
+
+_EVAL_PROMPTS = 8
+"""Prompts in an evaluation batch: on two cores a batch of the model's own size takes minutes."""
 
 _NOT_WITH_SEVERAL_SAES = ("from_pretrained_path", "use_cached_activations", "compile_sae")
 
@@ -170,6 +175,7 @@ def evaluate(
         model,
         ActivationScaler(),
         EvalConfig(
+            batch_size_prompts=_EVAL_PROMPTS,
             n_eval_reconstruction_batches=n_batches,
             n_eval_sparsity_variance_batches=n_batches,
             compute_ce_loss=True,

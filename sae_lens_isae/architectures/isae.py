@@ -39,6 +39,7 @@ from sae_lens_isae.losses import (
     StepContext,
     drop_training_state,
 )
+from sae_lens_isae.ops.compiling import not_compiled
 
 Activation = Literal["abstopk", "topk"]
 
@@ -166,7 +167,7 @@ _WHY_FIXED = {
 }
 
 
-def _any_on_cpu(mask: Bool[torch.Tensor, "d_sae"]) -> bool:
+def _any_on_cpu(mask: Bool[torch.Tensor, " d_sae"]) -> bool:
     """False if it is known that no element is set; only on a CPU is the look free."""
     return mask.device.type != "cpu" or bool(mask.any())
 
@@ -247,7 +248,7 @@ class ISAETrainingSAE(LossTermsMixin, TopKTrainingSAE):
         )
 
     # steps are counted here, and torch.compile would compile anew for every count
-    @torch.compiler.disable
+    @not_compiled
     def begin_step(self, step_input: TrainStepInput) -> None:
         """What comes before the forward pass: checks, start of the bias, resampling, projection."""
         self._watch.check()
@@ -262,7 +263,7 @@ class ISAETrainingSAE(LossTermsMixin, TopKTrainingSAE):
 
     @torch.no_grad()
     def resample(
-        self, dead: Bool[torch.Tensor, "d_sae"], sae_in: Float[torch.Tensor, "batch d_in"]
+        self, dead: Bool[torch.Tensor, " d_sae"], sae_in: Float[torch.Tensor, "batch d_in"]
     ) -> None:
         """Point the dead latents at the directions that are reconstructed worst in `sae_in`."""
         resample_dead_latents(dead, sae_in, self(sae_in), self.W_enc, self.W_dec)

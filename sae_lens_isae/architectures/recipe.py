@@ -14,6 +14,8 @@ from jaxtyping import Bool, Float
 from sae_lens.saes.abstopk_sae import calculate_abstopk_aux_acts
 from sae_lens.saes.topk_sae import calculate_topk_aux_acts
 
+from sae_lens_isae.ops.compiling import not_compiled
+
 
 def inverse_norm(x: Float[torch.Tensor, "batch d_in"]) -> Float[torch.Tensor, "batch 1"]:
     """1 / |x| per token, and 0 for a zero token, which thereby drops out of every loss."""
@@ -30,7 +32,7 @@ def unit_norm_mse(
 
 def dead_latent_acts(
     linear_pre: Float[torch.Tensor, "batch d_sae"],
-    dead: Bool[torch.Tensor, d_sae],
+    dead: Bool[torch.Tensor, " d_sae"],
     k_aux: int,
     signed: bool,
 ) -> Float[torch.Tensor, "batch d_sae"]:
@@ -49,7 +51,7 @@ def dead_latent_acts(
 
 @torch.no_grad()
 def resample_dead_latents(
-    dead: Bool[torch.Tensor, d_sae],
+    dead: Bool[torch.Tensor, " d_sae"],
     sae_in: Float[torch.Tensor, "batch d_in"],
     sae_out: Float[torch.Tensor, "batch d_in"],
     W_enc: Float[torch.Tensor, "d_in d_sae"],
@@ -81,7 +83,7 @@ def project_to_unit_norm(weight: Float[torch.Tensor, "d_sae d_in"]) -> None:
 @torch.no_grad()
 def geometric_median(
     points: Float[torch.Tensor, "batch d_in"], n_iterations: int = 100
-) -> Float[torch.Tensor, d_in]:
+) -> Float[torch.Tensor, " d_in"]:
     """The point with the least summed distance to `points`, by Weiszfeld's iteration.
 
     The number of iterations is fixed: a stopping test would make the host wait for the device.
@@ -108,7 +110,7 @@ class NonFiniteWatch:
         self._on_device: torch.Tensor | None = None
         self._on_host = torch.tensor(-1)
 
-    @torch.compiler.disable
+    @not_compiled
     def record(self, loss: Float[torch.Tensor, ""], step: int) -> None:
         """Note whether the loss of `step` was finite."""
         if self._on_device is None or self._on_device.device != loss.device:
@@ -119,7 +121,7 @@ class NonFiniteWatch:
         self._on_device = torch.where(first_bad, step, self._on_device)
         self._on_host.copy_(self._on_device, non_blocking=True)
 
-    @torch.compiler.disable
+    @not_compiled
     def check(self, wait: bool = False) -> None:
         """Raise for the first step with a NaN or infinite loss.
 

@@ -25,6 +25,7 @@ from sae_lens.saes.sae import TrainStepInput, TrainStepOutput
 from typing_extensions import override
 
 from sae_lens_isae.losses import LOSS_TERMS, LossTermsConfig, LossTermsMixin, StepContext
+from sae_lens_isae.ops.compiling import not_compiled
 
 
 class RegularizedMixin(LossTermsMixin):
@@ -42,7 +43,10 @@ class RegularizedMixin(LossTermsMixin):
         hidden_pre: torch.Tensor,
         sae_out: torch.Tensor,
     ) -> dict[str, torch.Tensor]:
-        stock = super().calculate_aux_loss(step_input, feature_acts, hidden_pre, sae_out)
+        # abstract only for the mixin alone: the stock class that follows it implements it
+        stock = super().calculate_aux_loss(  # pyright: ignore[reportAbstractUsage]
+            step_input, feature_acts, hidden_pre, sae_out
+        )
         if isinstance(stock, torch.Tensor):
             stock = {"auxiliary_loss": stock}
         ctx = StepContext(self, step_input, feature_acts, hidden_pre, sae_out)
@@ -56,7 +60,7 @@ class RegularizedMixin(LossTermsMixin):
         self._count_step()
         return output
 
-    @torch.compiler.disable
+    @not_compiled
     def _count_step(self) -> None:
         self.n_steps += 1
 

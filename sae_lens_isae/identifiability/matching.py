@@ -16,11 +16,11 @@ class DictionaryMatch:
     It has as many pairs as the smaller dictionary has atoms, ordered by `index_a`.
     """
 
-    index_a: Int[torch.Tensor, pairs]
-    index_b: Int[torch.Tensor, pairs]
-    sign: Float[torch.Tensor, pairs]
+    index_a: Int[torch.Tensor, " pairs"]
+    index_b: Int[torch.Tensor, " pairs"]
+    sign: Float[torch.Tensor, " pairs"]
     """+1 or -1."""
-    abs_cosine: Float[torch.Tensor, pairs]
+    abs_cosine: Float[torch.Tensor, " pairs"]
 
     @property
     def dcs(self) -> float:

@@ -97,7 +97,7 @@ def pairwise_identifiability(
     )
 
 
-def _energy(codes: Float[torch.Tensor, "batch d_sae"]) -> Float[torch.Tensor, batch]:
+def _energy(codes: Float[torch.Tensor, "batch d_sae"]) -> Float[torch.Tensor, " batch"]:
     return codes.pow(2).sum(-1)
 
 

@@ -19,6 +19,7 @@ from sae_lens.saes.abstopk_sae import AbsTopK
 from typing_extensions import override
 
 from sae_lens_isae.losses.terms import LossTerm, LossTermsMixin, Metric, StepContext
+from sae_lens_isae.ops.compiling import not_compiled
 
 _N_MEASURED = 64
 """Supports measured exactly on a logging step: eigenvalues of 64 small matrices cost little."""
@@ -72,12 +73,12 @@ def gram_eigenvalues(
     return torch.linalg.eigvalsh(atoms @ atoms.mT)
 
 
-def r_arip(eigenvalues: Float[torch.Tensor, "batch size"]) -> Float[torch.Tensor, "batch"]:
+def r_arip(eigenvalues: Float[torch.Tensor, "batch size"]) -> Float[torch.Tensor, " batch"]:
     """R_aRIP(S) of every support, from the eigenvalues of its Gram matrix (equation 6)."""
     return (eigenvalues - 1).pow(2).mean(-1)
 
 
-def arip_delta(eigenvalues: Float[torch.Tensor, "batch size"]) -> Float[torch.Tensor, "batch"]:
+def arip_delta(eigenvalues: Float[torch.Tensor, "batch size"]) -> Float[torch.Tensor, " batch"]:
     """The aRIP constant delta_S of every support (Definition 3.3)."""
     return (eigenvalues - 1).abs().amax(-1)
 
@@ -182,7 +183,7 @@ class ARIPMeasurement:
         return torch.quantile(arip_delta(self.eigenvalues), q)
 
 
-@torch.compiler.disable
+@not_compiled
 def _step_noise(
     supports: Int[torch.Tensor, "batch size"], seed: int, sae: LossTermsMixin
 ) -> Float[torch.Tensor, "batch size"]:

@@ -7,19 +7,19 @@ import shutil
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from sae_lens import SAE, AbsTopKSAE, TopKSAE, TrainingSAE
+from safetensors.torch import load_file, save_file
 
 from sae_lens_isae import ISAEMESAE, ISAEMESAEConfig
 from tests.conftest import (
     BATCH,
     D_IN,
     D_SAE,
-    K,
     LINEAR_VARIANTS,
     NORMALIZATIONS,
     VARIANTS,
     Activations,
+    K,
     isae_config,
     make_sae,
     make_trainer,
