@@ -84,8 +84,9 @@ def pairwise_identifiability(
         both = ((paired_a != 0) & (paired_b != 0)).sum(-1)
         either = active_a.sum(-1) + active_b.sum(-1) - both
         iou_sum += torch.where(either > 0, both / either.clamp_min(1), 1.0).sum().item()
-        alone = _energy(codes_a) - _energy(paired_a) + _energy(codes_b) - _energy(paired_b)
-        distance = (_energy(paired_a - paired_b) + alone.clamp_min(0)).sqrt()
+        alone_a = codes_a.index_fill(1, match.index_a, 0)
+        alone_b = codes_b.index_fill(1, match.index_b, 0)
+        distance = (_energy(paired_a - paired_b) + _energy(alone_a) + _energy(alone_b)).sqrt()
         distance_sum += distance.sum().item()
         norm_sum += (codes_a.norm(dim=-1) + codes_b.norm(dim=-1)).sum().item() / 2
     return PairwiseIdentifiability(

@@ -188,5 +188,7 @@ def _step_noise(
     supports: Int[torch.Tensor, "batch size"], seed: int, sae: LossTermsMixin
 ) -> Float[torch.Tensor, "batch size"]:
     """Normal noise that depends on seed and step only, so that a resumed run draws the same."""
-    generator = torch.Generator(supports.device).manual_seed((seed << 32) ^ sae.n_steps)
+    # mixed by two odd constants into 32 bits: the CPU's generator ignores the bits above
+    key = (seed * 0x9E3779B1 + sae.n_steps * 0x85EBCA77) % 2**32
+    generator = torch.Generator(supports.device).manual_seed(key)
     return torch.randn(supports.shape, generator=generator, device=supports.device)

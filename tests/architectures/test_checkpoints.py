@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 import torch
+from huggingface_hub.utils import EntryNotFoundError
 from sae_lens import SAE, AbsTopKSAE, TopKSAE, TrainingSAE
 from safetensors.torch import load_file, save_file
 
@@ -241,11 +242,18 @@ def test_hub_upload_and_from_pretrained(tmp_path, activations, monkeypatch):
         def upload_file(self, **_): ...
 
     monkeypatch.setattr(upload, "HfApi", Hub)
-    monkeypatch.setattr(upload, "repo_exists", lambda *_: True)
+    monkeypatch.setattr(upload, "_repo_exists", lambda *_: True)
+    monkeypatch.setattr(upload, "_repo_file_exists", lambda *_: True)
     upload.upload_saes_to_huggingface(
         {"layer_9": SAE.load_from_disk(tmp_path / "out")}, "someone/some-saes", show_progress=False
     )
-    monkeypatch.setattr(loaders, "hf_hub_download", lambda _, filename, **__: str(hub / filename))
+
+    def download(repo_id, filename, **_):
+        if not (hub / filename).exists():
+            raise EntryNotFoundError(filename)
+        return str(hub / filename)
+
+    monkeypatch.setattr(loaders, "hf_hub_download", download)
     loaded = SAE.from_pretrained("someone/some-saes", "layer_9")
     assert isinstance(loaded, ISAEMESAE)
     torch.testing.assert_close(

@@ -1,0 +1,124 @@
+"""The multistep encoder against equation 10 written out."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from sae_lens_isae import ISAEMESAE, ISAEMESAEConfig
+from tests.architectures.test_recipe import step_input
+from tests.conftest import D_IN, D_SAE, Activations, K, isae_config, make_sae, make_trainer
+
+
+def abstopk(u: torch.Tensor, k: int) -> torch.Tensor:
+    threshold = u.abs().sort(dim=-1, descending=True).values[:, k - 1 : k]
+    return torch.where(u.abs() >= threshold, u, 0)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5])
+@pytest.mark.parametrize("step_matrix", ["full", "tied"])
+def test_encoder_is_equation_10(steps, step_matrix):
+    torch.manual_seed(0)
+    sae = ISAEMESAE(
+        ISAEMESAEConfig(
+            D_IN, D_SAE, k=K, dtype="float64", encoder_steps=steps, step_matrix=step_matrix
+        )
+    )
+    x = torch.randn(20, D_IN, dtype=torch.float64)
+    with torch.no_grad():
+        sae.b_dec.normal_()
+        sae.W_enc.normal_()
+        if step_matrix == "full":
+            sae.S.normal_(std=0.3)
+        # the paper's column convention: z = AbsTopK(S z + W (x - b))
+        D, W, b = sae.W_dec.T, sae.W_enc.T, sae.b_dec
+        S = sae.S.T if step_matrix == "full" else torch.eye(D_SAE).double() - W @ D
+        expected = torch.zeros(20, D_SAE, dtype=torch.float64)
+        for _ in range(steps):
+            expected = abstopk(expected @ S.T + (x - b) @ W.T, K)
+        torch.testing.assert_close(sae.encode(x), expected)
+        torch.testing.assert_close(sae(x), expected @ D.T + b)
+
+
+def test_one_step_is_the_linear_encoder():
+    x = next(Activations(0.5))
+    linear = make_sae(isae_config("iSAE"))
+    multistep = make_sae(isae_config("iSAE-ME", encoder_steps=1))
+    torch.testing.assert_close(multistep.encode(x), linear.encode(x))
+
+
+def test_topk_activation_gives_non_negative_codes():
+    sae = make_sae(isae_config("iSAE-ME topk"))
+    with torch.no_grad():
+        sae.S.normal_(std=0.1)
+    codes = sae.encode(next(Activations()))
+    assert (codes >= 0).all()
+    assert ((codes != 0).sum(-1) <= K).all()
+
+
+def test_the_step_matrix_is_learned_and_gradients_are_right():
+    torch.manual_seed(0)
+    sae = make_sae(isae_config("iSAE-ME", dtype="float64"))
+    with torch.no_grad():
+        sae.S.normal_(std=0.05)
+    x = next(Activations()).double()[:4]
+
+    def loss_of_S(S):
+        return torch.func.functional_call(sae, {"S": S}, (x,)).pow(2).sum()
+
+    assert torch.autograd.gradcheck(loss_of_S, (sae.S.detach().requires_grad_(),))
+
+
+def test_warm_up_leaves_the_step_matrix_alone():
+    sae = make_sae(isae_config("iSAE-ME", encoder_warm_up_steps=3))
+    trainer = make_trainer(sae, Activations(0.5), 10)
+    seen = []
+    for _ in range(5):
+        trainer.step(next(trainer.data_provider))
+        seen.append(bool(sae.S.any()))
+    assert seen == [False, False, False, True, True]
+
+
+def test_resampling_revives_dead_latents_and_forgets_their_steps():
+    cfg = isae_config("iSAE-ME", resample_until=10, resample_every=1)
+    sae = make_sae(cfg)
+    data = Activations()
+    dead = torch.arange(D_SAE) < 6
+    with torch.no_grad():
+        sae.S.fill_(0.01)
+        sae.W_enc[:, dead] = 0
+    x = next(data)
+    sae.training_forward_pass(step_input(x, dead))
+    before = sae.W_dec.detach().clone()
+    x = next(data)
+    with torch.no_grad():
+        residual = (x - sae(x)) / x.norm(dim=-1, keepdim=True)
+    sae.training_forward_pass(step_input(x, dead, step=1))
+    worst = residual.norm(dim=-1).argsort(descending=True)[:6]
+    torch.testing.assert_close(
+        sae.W_dec[dead], torch.nn.functional.normalize(residual[worst], dim=-1)
+    )
+    torch.testing.assert_close(sae.W_enc[:, dead], sae.W_dec[dead].T)
+    torch.testing.assert_close(sae.W_dec[~dead], before[~dead])
+    assert (sae.S[dead] == 0).all()
+    assert (sae.S[:, dead] == 0).all()
+    assert (sae.S[~dead][:, ~dead] != 0).all()
+
+
+def test_no_resampling_after_the_end_or_by_default():
+    for settings in ({}, {"resample_until": 1, "resample_every": 1}):
+        sae = make_sae(isae_config("iSAE", **settings))
+        data, dead = Activations(), torch.arange(D_SAE) < 6
+        for step in range(2):
+            sae.training_forward_pass(step_input(next(data), dead, step))
+        before = sae.W_enc.detach().clone()
+        sae.training_forward_pass(step_input(next(data), dead, 2))
+        assert torch.equal(sae.W_enc, before)
+
+
+def test_pre_activation_hook_sees_the_linear_pre_activation():
+    sae = ISAEMESAE(ISAEMESAEConfig(D_IN, D_SAE, k=K))
+    x = torch.randn(3, D_IN)
+    _, cache = sae.run_with_cache(x)
+    torch.testing.assert_close(cache["hook_sae_acts_pre"], x @ sae.W_enc)
+    torch.testing.assert_close(cache["hook_sae_acts_post"], sae.encode(x))

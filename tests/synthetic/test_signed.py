@@ -1,0 +1,39 @@
+"""The signed generator on SAELens' interfaces."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from sae_lens.synthetic import SyntheticModel
+
+from sae_lens_isae.synthetic import SignedSparseGenerator, signed_synthetic_model
+
+
+def test_codes_are_the_largest_magnitudes_of_gaussians():
+    generator = SignedSparseGenerator(50, 4)
+    torch.manual_seed(0)
+    codes = generator(2000)
+    torch.manual_seed(0)
+    dense = torch.randn(2000, 50)
+    assert ((codes != 0).sum(-1) == 4).all()
+    assert torch.equal(codes[codes != 0], dense[codes != 0])
+    dropped = torch.where(codes == 0, dense, 0).abs().amax(-1)
+    kept = torch.where(codes != 0, dense.abs(), torch.inf).amin(-1)
+    assert (kept >= dropped).all()
+    assert abs((codes > 0).float().sum() / (codes < 0).float().sum() - 1) < 0.1
+
+
+def test_concepts_depend_on_the_seed_alone():
+    torch.manual_seed(1)
+    first = signed_synthetic_model(20, 8, 3, seed=5)
+    torch.manual_seed(2)
+    second = signed_synthetic_model(20, 8, 3, seed=5)
+    assert isinstance(first, SyntheticModel)
+    assert torch.equal(first.feature_dict.feature_vectors, second.feature_dict.feature_vectors)
+    torch.testing.assert_close(first.feature_dict.feature_vectors.norm(dim=-1), torch.ones(20))
+    assert not torch.equal(first.sample(4), first.sample(4))
+
+
+def test_bad_k():
+    with pytest.raises(ValueError, match="k must be between 1 and num_features = 20"):
+        signed_synthetic_model(20, 8, 21)
