@@ -115,7 +115,9 @@ def pairwise(
     if len(saes) < 2:
         raise ValueError(f"pairwise compares two or more SAEs, got {len(saes)}")
     x = load_activations(activations)
-    loaded = [(name, load_sae(name, device)) for name in saes]
+    loaded = [
+        (label, load_sae(name, device)) for label, name in zip(_labels(saes), saes, strict=True)
+    ]
     rows: list[list[str]] = []
     values: list[tuple[float, float, float]] = []
     for (name_a, a), (name_b, b) in combinations(loaded, 2):
@@ -145,6 +147,12 @@ def demo(
 
     out = out / ("real" if real else "synthetic")
     (run_real_demo if real else run_demo)(out, seeds)
+
+
+def _labels(names: list[str]) -> list[str]:
+    """Names without the folder that all of them share."""
+    shared = os.path.commonpath([Path(name).parent for name in names]) if len(names) > 1 else ""
+    return [os.path.relpath(name, shared) if shared else name for name in names]
 
 
 def _table(title: str, headers: list[str], rows: list[list[str]]) -> object:

