@@ -252,6 +252,11 @@ class ISAETrainingSAE(LossTermsMixin, TopKTrainingSAE):
     def begin_step(self, step_input: TrainStepInput) -> None:
         """What comes before the forward pass: checks, start of the bias, resampling, projection."""
         self._watch.check()
+        if step_input.sae_in.shape[1:] != (self.cfg.d_in,):
+            raise ValueError(
+                f"d_in is {self.cfg.d_in}, but the activations have shape "
+                f"{tuple(step_input.sae_in.shape)} instead of [batch, d_in]"
+            )
         if not self._bias_is_set:
             self.initialize_bias(step_input.sae_in)
         dead = step_input.dead_neuron_mask

@@ -238,3 +238,47 @@ def test_a_token_at_the_bias_gives_a_zero_code_and_a_zero_token_stays_finite():
     sae = train_sae(isae_config("iSAE-ME"))
     assert (sae.encode(sae.b_dec[None]) == 0).all()
     assert sae(torch.zeros(1, D_IN)).isfinite().all()
+
+
+def test_activations_of_another_dimension_are_named():
+    sae = make_sae(isae_config("iSAE"))
+    for x in (torch.randn(4, D_IN + 1), torch.randn(2, 4, D_IN)):
+        with pytest.raises(ValueError, match=f"d_in is {D_IN}"):
+            sae.training_forward_pass(step_input(x))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_low_precision_trains(variant):
+    """bfloat16 parameters, and float32 parameters under autocast as SAELens uses it."""
+    for settings in ({"dtype": "bfloat16"}, {}):
+        sae = make_sae(isae_config(variant, resample_until=9, resample_every=2, **settings))
+        trainer = make_trainer(sae, Activations(0.5), 60, autocast=not settings)
+        first = trainer.step(next(trainer.data_provider)).losses["mse_loss"].item()
+        trainer.fit()
+        last = trainer.step(next(trainer.data_provider)).losses["mse_loss"].item()
+        assert last < first
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+def test_nothing_in_a_step_waits_for_the_gpu(variant, normalization):
+    cfg = isae_config(
+        variant,
+        normalize_activations=normalization,
+        device="cuda",
+        resample_until=100,
+        resample_every=2,
+    )
+    sae = make_sae(cfg)
+    x, dead = next(Activations(0.5)).cuda(), (torch.arange(D_SAE) < 5).cuda()
+    try:
+        for step in range(6):
+            out = sae.training_forward_pass(step_input(x, dead, step))
+            out.loss.backward()
+            # the first step sets up buffers and the start of the bias
+            torch.cuda.set_sync_debug_mode("error")
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert out.loss.isfinite()

@@ -1,0 +1,39 @@
+"""Where and when a figure was made; every result file carries it."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shlex
+import sys
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+RESULTS = Path(__file__).parent / "results"
+_PACKAGES = ("sae-lens-isae", "sae-lens", "transformer-lens", "torch", "numpy", "scipy")
+
+
+def provenance() -> dict[str, Any]:
+    """Device, versions, command and date."""
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {
+        "device": gpu
+        or f"{platform.machine()} CPU, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in _PACKAGES},
+        "command": shlex.join(["python", *sys.argv]),
+        "date": date.today().isoformat(),
+    }
+
+
+def write_result(name: str, result: dict[str, Any]) -> None:
+    """Print a result and keep it under benchmarks/results."""
+    RESULTS.mkdir(exist_ok=True)
+    text = json.dumps({"provenance": provenance(), **result}, indent=2)
+    (RESULTS / f"{name}.json").write_text(text + "\n")
+    print(text)

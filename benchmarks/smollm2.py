@@ -1,0 +1,38 @@
+"""Train configs/smollm2_<variant>.yaml with two seeds, evaluate with SAELens, compare the seeds.
+
+`python benchmarks/smollm2.py [variant ...]`, by default isae_me; minutes a variant on two cores.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+from provenance import write_result
+from safetensors.torch import load_file
+
+from sae_lens_isae.identifiability import pairwise_identifiability
+from sae_lens_isae.training import load_runner_config, train
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+
+for variant in sys.argv[1:] or ["isae_me"]:
+    with tempfile.TemporaryDirectory() as folder:
+        config = CONFIGS / f"smollm2_{variant}.yaml"
+        start = time.perf_counter()
+        result = train(load_runner_config(config, ["--output_path", folder]), n_seeds=2)
+        seconds = round(time.perf_counter() - start)
+        assert result.activations_path is not None
+        activations = load_file(result.activations_path)["activations"]
+    pair = asdict(pairwise_identifiability(*(t.sae for t in result.saes), activations))
+    write_result(
+        f"smollm2_{variant}",
+        {
+            "seconds": seconds,
+            "run_evals": {trained.name: trained.metrics for trained in result.saes},
+            "pairwise": {name: pair[name] for name in ("dcs", "iou", "l2")},
+        },
+    )
