@@ -171,7 +171,7 @@ def run_real_demo(out: Path, n_seeds: int = 2, settings: RealDemo | None = None)
         for variant, sae_cfg in variants.items()
         for seed in range(n_seeds)
     }
-    result = train_together(cfg, trained)
+    result = train_together(cfg, trained, n_eval_batches=1)
     assert result.activations_path is not None
     activations = load_file(result.activations_path)["activations"]
     saes = {

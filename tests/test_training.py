@@ -1,0 +1,98 @@
+"""YAML files as SAELens flags."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from sae_lens import LanguageModelSAERunnerConfig
+
+from sae_lens_isae import ISAEMETrainingSAEConfig, ISAETrainingSAEConfig
+from sae_lens_isae.training import load_runner_config, train
+from tests.conftest import D_IN, D_SAE, K
+
+VARIANT_FIELDS = ("activation", "arip_weight", "encoder_steps", "step_matrix")
+CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
+
+
+def test_every_kind_of_value_comes_through(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text(
+        """
+model_name: m
+checkpoint_path: null
+seqpos_slice: [1, 9]
+streaming: false
+model_kwargs: {a: 1, b: x}
+lr: 1e-3
+sequence_separator_token: null
+sae: {architecture: isae_me, d_in: 8, d_sae: 32, k: 4, dtype: bfloat16, step_matrix: tied}
+logger: {log_to_wandb: false, wandb_project: p}
+"""
+    )
+    cfg = load_runner_config(path, ["--lr", "0.25"])
+    assert (cfg.checkpoint_path, cfg.seqpos_slice, cfg.streaming) == (None, (1, 9), False)
+    assert (cfg.model_kwargs, cfg.lr, cfg.sequence_separator_token) == (
+        {"a": 1, "b": "x"},
+        0.25,
+        None,
+    )
+    assert isinstance(cfg.sae, ISAEMETrainingSAEConfig)
+    assert (cfg.sae.dtype, cfg.dtype, cfg.sae.step_matrix) == ("bfloat16", "float32", "tied")
+    assert (cfg.logger.log_to_wandb, cfg.logger.wandb_project) == (False, "p")
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_shipped_configs_say_what_their_name_says(path):
+    cfg = load_runner_config(path, [])
+    model, variant = path.stem.split("_", 1)
+    expected = {
+        "topk": ("isae", "topk", 0.0),
+        "abstopk": ("isae", "abstopk", 0.0),
+        "isae": ("isae", "abstopk", 0.1),
+        "isae_me": ("isae_me", "abstopk", 0.1),
+    }[variant]
+    assert (cfg.sae.architecture(), cfg.sae.activation, cfg.sae.arip_weight) == expected
+    if model == "pythia160m":  # paper 1, section 4
+        assert cfg.hook_name == "blocks.11.hook_resid_post"
+        assert (cfg.training_tokens, cfg.train_batch_size_tokens) == (512_000_000, 2048)
+        assert (cfg.sae.d_in, cfg.sae.d_sae, cfg.sae.k) == (768, 4096, 40)
+        assert abs(cfg.n_batches_in_buffer * cfg.context_size - 500_000) < cfg.context_size
+    # a key that SAELens dropped would go unnoticed in a flag that it renamed
+    settings = yaml.safe_load(path.read_text())
+    for name in settings.keys() - {"sae", "logger"}:
+        assert getattr(cfg, name) == settings[name]
+
+
+def test_the_four_configs_of_a_model_differ_in_the_variant_only():
+    for model in ("pythia160m", "smollm2"):
+        texts = [yaml.safe_load(p.read_text()) for p in CONFIGS if p.stem.startswith(model)]
+        assert len(texts) == 4
+        for settings in texts:
+            settings.pop("output_path")
+            for name in (
+                "architecture",
+                "activation",
+                "arip_weight",
+                "encoder_steps",
+                "step_matrix",
+            ):
+                settings["sae"].pop(name, None)
+        assert all(settings == texts[0] for settings in texts)
+
+
+def runner_config(**settings):
+    sae = ISAETrainingSAEConfig(D_IN, D_SAE, k=K)
+    return LanguageModelSAERunnerConfig(sae=sae, checkpoint_path=None, **settings)
+
+
+def test_seeds_must_be_positive():
+    with pytest.raises(ValueError, match="seeds must be >= 1, got 0"):
+        train(runner_config(), n_seeds=0)
+
+
+@pytest.mark.parametrize("name", ["from_pretrained_path", "use_cached_activations", "compile_sae"])
+def test_what_sae_lens_cannot_do_with_several_saes_is_named(name):
+    with pytest.raises(ValueError, match=name):
+        train(runner_config(**{name: "x" if name.endswith("path") else True}), n_seeds=2)
