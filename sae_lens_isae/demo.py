@@ -57,9 +57,9 @@ class RealDemo:
     """Latents (4096)."""
     k: int = 32
     """Active latents (40)."""
-    batch_size: int = 1024
+    batch_size: int = 256
     """Tokens in a step (2048)."""
-    n_tokens: int = 200_000
+    n_tokens: int = 150_000
     """Training tokens (512 million)."""
     lr: float = 1e-3
     """Learning rate, decayed linearly to a tenth over the last fifth of the run."""
@@ -156,7 +156,7 @@ def run_real_demo(out: Path, n_seeds: int = 2, settings: RealDemo | None = None)
         train_batch_size_tokens=s.batch_size,
         n_batches_in_buffer=128,
         store_batch_size_prompts=32,
-        n_batches_for_norm_estimate=10,
+        n_batches_for_norm_estimate=40,
         autocast_lm=True,
         exclude_special_tokens=True,
         lr=s.lr,
