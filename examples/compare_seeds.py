@@ -5,8 +5,11 @@ from sae_lens import SAETrainer
 from sae_lens.config import SAETrainerConfig
 from sae_lens.synthetic import SyntheticActivationIterator
 
-from sae_lens_isae import ISAEMETrainingSAE, ISAEMETrainingSAEConfig
-from sae_lens_isae.identifiability import pairwise_identifiability
+from sae_lens_isae import (
+    ISAEMETrainingSAE,
+    ISAEMETrainingSAEConfig,
+    pairwise_identifiability,
+)
 from sae_lens_isae.synthetic import signed_synthetic_model
 
 N_STEPS, BATCH = 2500, 256

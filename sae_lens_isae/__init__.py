@@ -28,18 +28,26 @@ from sae_lens_isae.architectures.regularized import (
     RegularizedTopKTrainingSAE,
     RegularizedTopKTrainingSAEConfig,
 )
+from sae_lens_isae.identifiability import (
+    DictionaryMatch,
+    PairwiseIdentifiability,
+    match_dictionaries,
+    pairwise_identifiability,
+)
 
 __version__ = "0.1.0"
 
 __all__ = [
     "ISAEMESAE",
     "ISAESAE",
+    "DictionaryMatch",
     "ISAEMESAEConfig",
     "ISAEMETrainingSAE",
     "ISAEMETrainingSAEConfig",
     "ISAESAEConfig",
     "ISAETrainingSAE",
     "ISAETrainingSAEConfig",
+    "PairwiseIdentifiability",
     "RegularizedAbsTopKTrainingSAE",
     "RegularizedAbsTopKTrainingSAEConfig",
     "RegularizedBatchTopKTrainingSAE",
@@ -49,6 +57,8 @@ __all__ = [
     "RegularizedTopKTrainingSAE",
     "RegularizedTopKTrainingSAEConfig",
     "__version__",
+    "match_dictionaries",
+    "pairwise_identifiability",
 ]
 
 _architectures.register()
