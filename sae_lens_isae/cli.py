@@ -93,7 +93,8 @@ def train(
 @app.command()
 def pairwise(
     saes: Annotated[
-        list[str], typer.Argument(help="Two or more SAEs: folders, or release/sae_id.")
+        list[str],
+        typer.Argument(help="Two or more SAEs: folders, release/sae_id, or user/repo/sae_id."),
     ],
     activations: Annotated[
         Path, typer.Option(help="Activations at the SAEs' hook: .safetensors or .npy, [..., d_in].")

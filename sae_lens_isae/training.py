@@ -77,8 +77,11 @@ def load_runner_config(
     `architecture` picks the class) and optionally a `logger:` mapping.
 
     Raises:
+        FileNotFoundError: There is no such file.
         ValueError: The file has an unknown field, or no architecture.
     """
+    if config is not None and not config.is_file():
+        raise FileNotFoundError(f"there is no config file {config}")
     return parse_runner_config([*(_yaml_to_flags(config) if config else []), *args])
 
 

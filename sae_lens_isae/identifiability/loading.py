@@ -10,15 +10,19 @@ import torch
 from jaxtyping import Float
 from sae_lens import SAE
 from sae_lens.constants import SAE_CFG_FILENAME
+from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
 from safetensors.torch import load_file
 
 
 def load_sae(name: str, device: str = "cpu") -> SAE[Any]:
-    """Load an SAE from a folder, or as `release/sae_id` from SAELens' directory or the hub.
+    """Load an SAE from a folder, or by a pretrained name.
+
+    A pretrained name is `release/sae_id` with a release of SAELens' directory, or
+    `user/repository/sae_id` on the hub.
 
     Raises:
         FileNotFoundError: The name is neither.
-        ValueError: SAELens does not know release or id, or the architecture is not registered.
+        ValueError: SAELens does not know the id, or the architecture is not registered.
     """
     if (Path(name) / SAE_CFG_FILENAME).is_file():
         try:
@@ -29,11 +33,16 @@ def load_sae(name: str, device: str = "cpu") -> SAE[Any]:
                 "exported SAE (output_path), not a training checkpoint, or import the package that "
                 "registers it"
             ) from error
-    release, _, sae_id = name.partition("/")
-    if Path(name).exists() or not sae_id or name.startswith((".", "/", "~")):
+    parts = name.split("/")
+    n_release = 1 if parts[0] in get_pretrained_saes_directory() else 2
+    # a name below an existing folder is a mistyped path, not somebody's repository
+    local = name.startswith((".", "/", "~")) or Path(parts[0]).exists()
+    if len(parts) <= n_release or (local and n_release == 2):
         raise FileNotFoundError(
-            f"{name!r} is neither a folder with {SAE_CFG_FILENAME} nor a pretrained release/sae_id"
+            f"{name!r} is neither a folder with {SAE_CFG_FILENAME} nor a pretrained "
+            "release/sae_id or user/repository/sae_id"
         )
+    release, sae_id = "/".join(parts[:n_release]), "/".join(parts[n_release:])
     return SAE.from_pretrained(release, sae_id, device=device)
 
 
