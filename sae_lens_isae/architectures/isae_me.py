@@ -24,6 +24,7 @@ from sae_lens_isae.architectures.isae import (
     ISAETrainingSAE,
     ISAETrainingSAEConfig,
 )
+from sae_lens_isae.ops.compiling import not_compiled
 from sae_lens_isae.ops.multistep import multistep_encode
 
 StepMatrix = Literal["full", "tied"]
@@ -128,6 +129,7 @@ class ISAEMETrainingSAE(ISAETrainingSAE):
         return _encode(self, x, self._encoder_steps)
 
     @override
+    @not_compiled
     def begin_step(self, step_input: TrainStepInput) -> None:
         warm = self.n_steps >= self.cfg.encoder_warm_up_steps
         self._encoder_steps = self.cfg.encoder_steps if warm else 1
