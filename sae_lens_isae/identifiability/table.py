@@ -10,11 +10,10 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from sae_lens import TrainingSAE
-from sae_lens.saes.abstopk_sae import AbsTopK
 
 from sae_lens_isae.architectures.recipe import unit_norm_mse
 from sae_lens_isae.identifiability.pairwise import PairwiseIdentifiability, pairwise_identifiability
-from sae_lens_isae.losses.arip import ARIPMeasurement, largest_pre_activations
+from sae_lens_isae.losses.arip import ARIPMeasurement, sae_supports
 
 _N_ARIP_SAMPLES = 1024
 _N_ORACLE_SAMPLES = 1024
@@ -77,6 +76,5 @@ def table_row(
 
 def _r_arip(sae: TrainingSAE[Any], activations: Float[torch.Tensor, "samples d_in"]) -> float:
     _, hidden_pre = sae.encode_with_hidden_pre(activations)
-    signed = isinstance(sae.activation_fn, AbsTopK)
-    supports = largest_pre_activations(hidden_pre, 2 * sae.cfg.k, signed)
+    supports = sae_supports(sae, hidden_pre, 2 * sae.cfg.k)
     return ARIPMeasurement(sae.W_dec, supports).r_arip().item()

@@ -11,10 +11,11 @@ delta_S = max_i |lambda_i - 1|.
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from sae_lens import TrainingSAEConfig
+from sae_lens import TrainingSAE, TrainingSAEConfig
 from sae_lens.saes.abstopk_sae import AbsTopK
 from typing_extensions import override
 
@@ -56,6 +57,13 @@ def largest_pre_activations(
     """
     ranked = hidden_pre.abs() if signed else hidden_pre
     return ranked.topk(size, dim=-1, sorted=False).indices
+
+
+def sae_supports(
+    sae: TrainingSAE[Any], hidden_pre: Float[torch.Tensor, "batch d_sae"], size: int
+) -> Int[torch.Tensor, "batch size"]:
+    """`largest_pre_activations`, ranked as the SAE's own activation function ranks them."""
+    return largest_pre_activations(hidden_pre, size, isinstance(sae.activation_fn, AbsTopK))
 
 
 @torch.no_grad()
@@ -138,24 +146,22 @@ class ARIP(LossTerm):
 
     @override
     def forward(self, ctx: StepContext) -> Float[torch.Tensor, ""]:
-        supports = self._supports(ctx)
+        supports = sae_supports(ctx.sae, ctx.hidden_pre.detach(), self.size)
         noise = _step_noise(supports, self.seed, ctx.sae)
         noise = noise.to(ctx.dictionary.dtype)
         return self.weight * arip_estimate(ctx.dictionary, supports, noise)
 
     @override
     def metrics(self, ctx: StepContext) -> dict[str, Metric]:
-        measurement = ARIPMeasurement(ctx.dictionary.detach(), self._supports(ctx)[:_N_MEASURED])
+        hidden_pre = ctx.hidden_pre.detach()[:_N_MEASURED]
+        supports = sae_supports(ctx.sae, hidden_pre, self.size)
+        measurement = ARIPMeasurement(ctx.dictionary.detach(), supports)
         return {
             "r_arip": measurement.r_arip,
             "arip_delta_median": lambda: measurement.delta_quantile(0.5),
             "arip_delta_p95": lambda: measurement.delta_quantile(0.95),
             "arip_delta_max": lambda: measurement.delta_quantile(1.0),
         }
-
-    def _supports(self, ctx: StepContext) -> Int[torch.Tensor, "batch size"]:
-        signed = isinstance(ctx.sae.activation_fn, AbsTopK)
-        return largest_pre_activations(ctx.hidden_pre.detach(), self.size, signed)
 
 
 class ARIPMeasurement:
