@@ -39,8 +39,12 @@ for seed in (0, 1):
     )
     saes.append(SAETrainer(schedule, sae, batches).fit())
 
-found = pairwise_identifiability(saes[0], saes[1], data.sample(1024))
-print(f"DCS {found.dcs:.3f} (1: same atoms), IoU {found.iou:.3f} (1: same active latents)")
-print(f"l2 {found.l2:.3f} (0: same codes)")
-weakest = found.match.abs_cosine.argsort()[:3]
-print("latents of the first SAE to trust least:", found.match.index_a[weakest].tolist())
+report = pairwise_identifiability({"first": saes[0], "second": saes[1]}, data.sample(1024))
+found = report.pairs[0]
+iou = found.sae.iou
+print(f"DCS {found.dcs:.3f} (1: same atoms)")
+print(f"IoU {iou.value:.3f} [{iou.low:.3f}, {iou.high:.3f}] (1: same active latents)")
+print(f"l2 {found.sae.l2.value:.3f} (0: same codes)")
+latents = report.latents.query("sae == 'first'").sort_values("mean_cosine")
+print("latents of the first SAE to trust least:")
+print(latents[["latent", "firing_rate", "cosine_second", "code_iou_second"]].head(3))

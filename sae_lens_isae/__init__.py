@@ -30,7 +30,8 @@ from sae_lens_isae.architectures.regularized import (
 )
 from sae_lens_isae.identifiability import (
     DictionaryMatch,
-    PairwiseIdentifiability,
+    PairIdentifiability,
+    PairwiseReport,
     match_dictionaries,
     pairwise_identifiability,
 )
@@ -47,7 +48,8 @@ __all__ = [
     "ISAESAEConfig",
     "ISAETrainingSAE",
     "ISAETrainingSAEConfig",
-    "PairwiseIdentifiability",
+    "PairIdentifiability",
+    "PairwiseReport",
     "RegularizedAbsTopKTrainingSAE",
     "RegularizedAbsTopKTrainingSAEConfig",
     "RegularizedBatchTopKTrainingSAE",

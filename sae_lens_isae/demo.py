@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from transformers import set_seed
 
 from sae_lens_isae.architectures.variants import paper_variants
-from sae_lens_isae.identifiability.pairwise import PairwiseIdentifiability
+from sae_lens_isae.identifiability.pairwise import pairwise_identifiability
 from sae_lens_isae.identifiability.table import TableRow, table_row
 from sae_lens_isae.report.demo_page import write_demo_page
 from sae_lens_isae.report.tables import TABLE1_HEADERS, rich_table, table1_cells
@@ -214,15 +214,17 @@ def _report(
     activations: torch.Tensor,
     settings: dict[str, Any],
 ) -> list[TableRow]:
-    rows: list[TableRow] = []
-    pairs: dict[str, list[PairwiseIdentifiability]] = {}
-    for variant, seeds in saes.items():
-        row, pairs[variant] = table_row(variant, seeds, activations)
-        rows.append(row)
+    reports = {
+        variant: pairwise_identifiability(
+            {f"seed_{seed}": sae.eval() for seed, sae in enumerate(seeds)}, activations
+        )
+        for variant, seeds in saes.items()
+    }
+    rows = [table_row(variant, report) for variant, report in reports.items()]
     (out / TABLE_FILENAME).write_text(
         json.dumps({"settings": settings, "rows": [row.to_dict() for row in rows]}, indent=2)
     )
-    write_demo_page(out / PAGE_FILENAME, title, setting, rows, pairs)
+    write_demo_page(out / PAGE_FILENAME, title, setting, rows, reports)
     console = Console()
     console.print(rich_table(title, TABLE1_HEADERS, [table1_cells(row) for row in rows]))
     console.print(f"SAEs, table and page are in {out}; open {out / PAGE_FILENAME}")

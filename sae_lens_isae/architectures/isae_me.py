@@ -71,7 +71,12 @@ class ISAEMESAE(ISAESAE):
 
     @override
     def encode(self, x: torch.Tensor) -> torch.Tensor:
-        return _encode(self, x, self.cfg.encoder_steps).feature_acts
+        return self.encode_with_hidden_pre(x)[0]
+
+    def encode_with_hidden_pre(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The code, and what the last AbsTopK chose from: u(T)."""
+        encoding = _encode(self, x, self.cfg.encoder_steps)
+        return encoding.feature_acts, encoding.hidden_pre
 
     @override
     def process_state_dict_for_loading(self, state_dict: dict[str, Any]) -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from sae_lens_isae.identifiability.matching import DictionaryMatch, match_dictionaries
 from sae_lens_isae.identifiability.pairwise import (
-    PairwiseIdentifiability,
+    PairIdentifiability,
+    PairwiseReport,
     pairwise_identifiability,
 )
 
 __all__ = [
     "DictionaryMatch",
-    "PairwiseIdentifiability",
+    "PairIdentifiability",
+    "PairwiseReport",
     "match_dictionaries",
     "pairwise_identifiability",
 ]

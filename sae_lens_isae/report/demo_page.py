@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import plotly.graph_objects as go
 
-from sae_lens_isae.identifiability.pairwise import PairwiseIdentifiability
+from sae_lens_isae.identifiability.pairwise import PairwiseReport
 from sae_lens_isae.identifiability.table import TableRow
 from sae_lens_isae.report.page import bullets, figure, html_table, paragraph, write_page
 from sae_lens_isae.report.tables import TABLE1_HEADERS, table1_cells
@@ -28,13 +28,13 @@ def write_demo_page(
     title: str,
     setting: Sequence[str],
     rows: Sequence[TableRow],
-    pairs: dict[str, list[PairwiseIdentifiability]],
+    reports: dict[str, PairwiseReport],
 ) -> None:
     """Write the page.
 
     Args:
         setting: What was run, and how it differs from the paper's size.
-        pairs: For every variant the comparisons of its seeds.
+        reports: For every variant the comparison of its seeds.
     """
     table = html_table(TABLE1_HEADERS, [table1_cells(row) for row in rows])
     write_page(
@@ -49,7 +49,7 @@ def write_demo_page(
                     "Every atom's |cosine| with its partner in the other seed, best first. A curve "
                     "that stays at 1 to the right end is a dictionary that both seeds found."
                 )
-                + figure(_sorted_cosines(pairs)),
+                + figure(_sorted_cosines(reports)),
             ),
             (
                 "Does the encoder use what the dictionary offers?",
@@ -64,10 +64,10 @@ def write_demo_page(
     )
 
 
-def _sorted_cosines(pairs: dict[str, list[PairwiseIdentifiability]]) -> go.Figure:
+def _sorted_cosines(reports: dict[str, PairwiseReport]) -> go.Figure:
     fig = go.Figure()
-    for variant, comparisons in pairs.items():
-        curves = [np.sort(c.match.abs_cosine.numpy())[::-1] for c in comparisons]
+    for variant, report in reports.items():
+        curves = [np.sort(pair.match.cosine.numpy())[::-1] for pair in report.pairs]
         fig.add_scatter(y=np.mean(curves, axis=0), name=variant, mode="lines")
     fig.update_xaxes(title="matched atoms, best first")
     fig.update_yaxes(title="|cosine|", range=[0, 1.02])

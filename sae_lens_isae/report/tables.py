@@ -31,7 +31,7 @@ def table1_cells(row: TableRow) -> list[str]:
         row.oracle_l2,
         row.dcs,
     )
-    return [row.variant, *(f"{number:.3f}" for number in numbers)]
+    return [row.variant, *("-" if number is None else f"{number:.3f}" for number in numbers)]
 
 
 def rich_table(title: str, headers: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:

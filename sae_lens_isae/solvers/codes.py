@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch.nn.functional import embedding_bag
@@ -65,9 +66,21 @@ def gram_matrix(
     # the half above the diagonal is copied, which saves nearly half of the arithmetic
     for start in range(0, d_sae, block):
         stop = min(start + block, d_sae)
-        torch.mm(atoms[start:stop], atoms[start:].T, out=gram[start:stop, start:])
+        _product(atoms[start:stop], atoms[start:], gram[start:stop, start:])
         gram[stop:, start:stop] = gram[start:stop, stop:].T
     return gram
+
+
+def _product(
+    a: Float[torch.Tensor, "rows d_in"],
+    b: Float[torch.Tensor, "columns d_in"],
+    out: Float[torch.Tensor, "rows columns"],
+) -> None:
+    if a.device.type == "cpu":
+        # NumPy's OpenBLAS multiplies a third faster than the MKL of torch's wheels on AMD cores
+        np.matmul(a.numpy(), b.numpy().T, out=out.numpy())
+    else:
+        torch.mm(a, b.T, out=out)
 
 
 def combine_rows(

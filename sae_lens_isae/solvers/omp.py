@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -17,13 +17,20 @@ from sae_lens_isae.solvers.codes import (
 
 Selection = Literal["absolute", "signed"]
 
-_GROUP_CPU = 4
+_GROUP_CPU = 6
 """Samples worked on together on a CPU: the Gram rows of their supports stay in its cache, which is
 several times faster than reading them from memory at every step."""
 _CHUNK_NUMBERS = 2**28
 """Correlations, or entries of gathered atoms, held at once: 1 GB in float32."""
 _GRAM_BYTES = 6 * 2**30
 """A larger Gram matrix is not built; correlations are then taken with the residual itself."""
+
+
+class _Dictionary(NamedTuple):
+    atoms: Float[torch.Tensor, "d_sae d_in"]
+    gram: Float[torch.Tensor, "d_sae d_sae"] | None
+    squared_norm: Float[torch.Tensor, " d_sae"]
+    """1, or 0 for an all-zero atom."""
 
 
 @torch.no_grad()
@@ -72,6 +79,8 @@ def omp(
         # flops of the product below against those of the residual's correlations
         if small and d_sae <= 2 * width * len(x):
             gram = gram_matrix(atoms)
+    squared_norm = atoms.square().sum(-1) if gram is None else gram.diagonal()
+    problem = _Dictionary(atoms, gram, squared_norm)
     codes = SparseCodes(
         torch.zeros(len(x), width, dtype=torch.long, device=x.device),
         x.new_zeros(len(x), width),
@@ -85,32 +94,36 @@ def omp(
         start = x[rows.to(x.device)] @ atoms.T
         for members, correlation in zip(rows.split(group), start.split(group), strict=True):
             at = members.to(x.device)
-            indices, values = _pursue(
+            indices, values, inverse_factor = _pursue(
                 x[at],
                 correlation,
-                atoms,
-                gram,
+                problem,
                 k_each[members].tolist(),
                 selection,
                 None if exclude is None else exclude.to(x.device)[at],
             )
             codes.indices[at, : indices.shape[1]] = indices
-            codes.values[at, : indices.shape[1]] = values
+            codes.values[at, : indices.shape[1]] = _refined(
+                x[at], atoms, indices, values, inverse_factor
+            )
     return codes
 
 
 def _pursue(
     x: Float[torch.Tensor, "group d_in"],
     start: Float[torch.Tensor, "group d_sae"],
-    atoms: Float[torch.Tensor, "d_sae d_in"],
-    gram: Float[torch.Tensor, "d_sae d_sae"] | None,
+    d: _Dictionary,
     k_each: list[int],
     selection: Selection,
     exclude: Int[torch.Tensor, "group excluded"] | None,
-) -> tuple[Int[torch.Tensor, "group width"], Float[torch.Tensor, "group width"]]:
-    """OMP of a group of samples, sorted by k, the largest first."""
+) -> tuple[
+    Int[torch.Tensor, "group width"],
+    Float[torch.Tensor, "group width"],
+    Float[torch.Tensor, "group width width"],
+]:
+    """OMP of a group of samples, sorted by k, the largest first: support, coefficients and inverse
+    Cholesky factor."""
     n, width = len(x), max(k_each, default=0)
-    rows = torch.arange(n, device=x.device)
     indices = torch.zeros(n, width, dtype=torch.long, device=x.device)
     values = x.new_zeros(n, width)
     # row i of inverse_factor writes the i-th orthonormal direction with the chosen atoms
@@ -121,42 +134,42 @@ def _pursue(
     tolerance = 16 * torch.finfo(x.dtype).eps
     for step in range(width):
         m = sum(k > step for k in k_each)
-        taken = indices[:m, :step]
+        if m < n:
+            n = m
+            x, start, correlation, score = x[:n], start[:n], correlation[:n], score[:n]
+            exclude = None if exclude is None else exclude[:n]
+        taken = indices[:n, :step]
         if selection == "absolute":
-            torch.abs(correlation[:m], out=score[:m])
-        score[:m].scatter_(1, taken, -torch.inf)
+            torch.abs(correlation, out=score)
+        score.scatter_(1, taken, -torch.inf)
         if exclude is not None:
-            score[:m].scatter_(1, exclude[:m], -torch.inf)
-        chosen = score[:m].argmax(-1)
-        indices[:m, step] = chosen
-        if gram is None:
-            overlap = torch.einsum("nkd,nd->nk", atoms[taken], atoms[chosen])
+            score.scatter_(1, exclude, -torch.inf)
+        chosen = score.argmax(-1, keepdim=True)
+        indices[:n, step] = chosen[:, 0]
+        if d.gram is None:
+            overlap = d.atoms[taken] @ d.atoms[chosen].mT
         else:
-            overlap = gram[taken, chosen[:, None]]
-        factor = inverse_factor[:m, :step, :step]
-        overlap = torch.einsum("nij,nj->ni", factor, overlap)
-        norm = atoms[chosen].square().sum(-1) if gram is None else gram[chosen, chosen]
-        new = norm - overlap.square().sum(-1)
+            overlap = d.gram[taken, chosen][..., None]
+        factor = inverse_factor[:n, :step, :step]
+        overlap = factor @ overlap
+        new = d.squared_norm[chosen] - overlap.square().sum(1)
         inverse = torch.where(new > tolerance, new.clamp_min(tolerance).rsqrt(), 0.0)
-        row = inverse_factor[:m, step]
-        row[:, :step] = -torch.einsum("ni,nij->nj", overlap, factor) * inverse[:, None]
-        row[:, step] = inverse
+        row = inverse_factor[:n, step, : step + 1]
+        row[:, :step] = -(inverse * (overlap.mT @ factor)[:, 0])
+        row[:, step] = inverse[:, 0]
         # the residual is orthogonal to what was taken, so the new direction sees the atom alone
-        gain = correlation[rows[:m], chosen] * inverse
-        values[:m, : step + 1] += gain[:, None] * row[:, : step + 1]
+        change = row * (inverse * correlation.gather(1, chosen))
+        values[:n, : step + 1] += change
         if step + 1 == width:
             break
-        support = indices[:m, : step + 1]
-        if gram is None:
-            fit = combine_rows(atoms, support, values[:m, : step + 1])
-            correlation[:m] = (x[:m] - fit) @ atoms.T
+        support = indices[:n, : step + 1]
+        if d.gram is None:
+            fit = combine_rows(d.atoms, support, values[:n, : step + 1])
+            torch.mm(x - fit, d.atoms.T, out=correlation)
         else:
-            torch.sub(
-                start[:m],
-                combine_rows(gram, support, values[:m, : step + 1]),
-                out=correlation[:m],
-            )
-    return indices, _refined(x, atoms, indices, values, inverse_factor)
+            fit = combine_rows(d.gram, support, values[:n, : step + 1])
+            torch.sub(start, fit, out=correlation)
+    return indices, values, inverse_factor
 
 
 def _refined(
@@ -170,6 +183,5 @@ def _refined(
     the data does not."""
     residual = x - combine_rows(atoms, indices, values)
     # places past a sample's k repeat atom 0, but their rows of the factor are zero
-    missed = torch.einsum("nkd,nd->nk", atoms[indices], residual)
-    directions = torch.einsum("nij,nj->ni", inverse_factor, missed)
-    return values + torch.einsum("ni,nij->nj", directions, inverse_factor)
+    missed = atoms[indices] @ residual[..., None]
+    return values + (inverse_factor.mT @ (inverse_factor @ missed))[..., 0]

@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from sae_lens.synthetic import SyntheticModel
+
 from sae_lens_isae.synthetic.signed import SignedSparseGenerator, signed_synthetic_model
 
-__all__ = ["SignedSparseGenerator", "signed_synthetic_model"]
+GENERATORS: dict[str, Callable[..., SyntheticModel]] = {"iid": signed_synthetic_model}
+"""By the names that `--activations synthetic:NAME` takes."""
+
+__all__ = ["GENERATORS", "SignedSparseGenerator", "signed_synthetic_model"]

@@ -1,0 +1,311 @@
+"""Where activations come from: a file, SAELens' cached activations, a model, a generator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset, load_from_disk
+from jaxtyping import Float
+from sae_lens import SAE, ActivationsStore
+from sae_lens.load_model import load_model
+from sae_lens.synthetic import SyntheticModel
+from sae_lens.util import get_special_token_ids
+from safetensors import safe_open
+
+from sae_lens_isae.sources import (
+    GGUF_PREFIX,
+    PACKAGE_PREFIX,
+    load_gguf_model,
+    load_package_text,
+)
+from sae_lens_isae.synthetic import GENERATORS
+
+SYNTHETIC_PREFIX = "synthetic:"
+DEFAULT_N_SAMPLES = 4096
+"""Drawn from a model or a generator, which have no end of their own."""
+
+_CHUNK = 4096
+_PROMPTS = 8
+
+
+@dataclass(frozen=True)
+class ActivationSource:
+    """Activations that are read chunk by chunk, never all at once.
+
+    Iterating starts over: a generator or a model then gives other samples.
+    """
+
+    n_samples: int
+    d_in: int
+    description: str
+    chunks: Callable[[], Iterator[Float[torch.Tensor, "chunk d_in"]]]
+    """Chunks of any size; what exceeds `n_samples` is dropped."""
+
+    def batches(self, size: int) -> Iterator[Float[torch.Tensor, "batch d_in"]]:
+        """The activations in float32, at most `size` at a time.
+
+        Raises:
+            ValueError: An activation is NaN or Inf, or there are fewer than `n_samples`.
+        """
+        left = self.n_samples
+        for chunk in self.chunks():
+            for batch in chunk[:left].split(size):
+                if not batch.isfinite().all():
+                    raise ValueError(f"{self.description}: the activations hold NaN or Inf")
+                left -= len(batch)
+                yield batch.float()
+            if left <= 0:
+                return
+        raise ValueError(
+            f"{self.description}: {self.n_samples - left} activations came, {self.n_samples} were "
+            "expected"
+        )
+
+
+Activations = Float[torch.Tensor, "samples d_in"] | ActivationSource
+
+
+def as_source(activations: Activations, d_in: int) -> ActivationSource:
+    """A source of a tensor, or the source itself.
+
+    Raises:
+        ValueError: There are no activations, or not of dimension `d_in`.
+    """
+    if isinstance(activations, torch.Tensor):
+        if activations.ndim != 2:
+            raise ValueError(f"activations must be [samples, d_in], got {tuple(activations.shape)}")
+        source = ActivationSource(
+            len(activations), activations.shape[1], "tensor", lambda: iter([activations])
+        )
+    else:
+        source = activations
+    if source.d_in != d_in:
+        raise ValueError(f"{source.description}: d_in is {source.d_in}, the SAEs have {d_in}")
+    if source.n_samples < 1:
+        raise ValueError(f"{source.description}: there are no activations")
+    return source
+
+
+def open_activations(
+    name: str, n_samples: int | None = None, hook_name: str | None = None
+) -> ActivationSource:
+    """Activations by the name that a user types.
+
+    A `.safetensors` or `.npy` file with activations [..., d_in]; a folder of SAELens'
+    CacheActivationsRunner; or `synthetic:NAME,option=value,...` with a generator of
+    `sae_lens_isae.synthetic`, e.g. `synthetic:iid,num_features=256,hidden_dim=96,k=5`.
+
+    Args:
+        n_samples: Read no more than this many; all there are by default, 4,096 from a generator.
+        hook_name: Column of a cached data set; needed where it has several.
+
+    Raises:
+        FileNotFoundError: There is no such file or folder.
+        ValueError: The format is unknown, or it does not hold activations.
+    """
+    if name.startswith(SYNTHETIC_PREFIX):
+        return _from_generator_name(name, n_samples)
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return _from_cached(path, n_samples, hook_name)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no activations file or folder {path}")
+    if path.suffix == ".npy":
+        return _from_array(np.load(path, mmap_mode="r"), path, n_samples)
+    if path.suffix == ".safetensors":
+        return _from_safetensors(path, n_samples)
+    raise ValueError(
+        f"activations must be .safetensors, .npy, a folder of cached activations or "
+        f"{SYNTHETIC_PREFIX}NAME, got {path.name}"
+    )
+
+
+def from_generator(
+    model: SyntheticModel, n_samples: int = DEFAULT_N_SAMPLES, description: str = "generator"
+) -> ActivationSource:
+    """Samples of a SAELens synthetic model, drawn from torch's global generator."""
+
+    def chunks() -> Iterator[torch.Tensor]:
+        while True:
+            yield model.sample(min(n_samples, _CHUNK))
+
+    return ActivationSource(n_samples, model.cfg.hidden_dim, description, chunks)
+
+
+def from_model(
+    sae: SAE[Any],
+    n_samples: int | None = None,
+    *,
+    model_name: str | None = None,
+    text: str | None = None,
+    device: str = "cpu",
+) -> ActivationSource:
+    """Activations of a language model at the SAE's hook, through SAELens' `ActivationsStore`.
+
+    What is not given comes from the SAE's metadata: model, data set, context size, special tokens.
+
+    Args:
+        model_name: A hub name, a local folder, or `gguf:...` (see `sources`).
+        text: A data set on the hub or in a folder, or `package:...`.
+
+    Raises:
+        ValueError: The metadata lacks something that was not given; the message says what.
+    """
+    metadata = sae.cfg.metadata
+    model_name = model_name or metadata.model_name
+    text = text or metadata.dataset_path
+    missing = [
+        what
+        for what, value in {
+            "a model (--model)": model_name,
+            "text (--text)": text,
+            "hook_name in its metadata": metadata.hook_name,
+            "context_size in its metadata": metadata.context_size,
+        }.items()
+        if value is None
+    ]
+    if missing:
+        raise ValueError(
+            "this SAE does not say where its activations come from: it needs "
+            f"{', '.join(missing)}; or give activations (--activations)"
+        )
+    assert model_name is not None
+    assert text is not None
+    n_samples = n_samples or DEFAULT_N_SAMPLES
+
+    def chunks() -> Iterator[torch.Tensor]:
+        store = _store(sae, model_name, text, device)
+        while True:
+            yield store.get_filtered_llm_batch().flatten(0, -2).cpu()
+
+    description = f"{model_name} at {metadata.hook_name} on {text}"
+    return ActivationSource(n_samples, sae.cfg.d_in, description, chunks)
+
+
+def _store(sae: SAE[Any], model_name: str, text: str, device: str) -> ActivationsStore:
+    metadata = sae.cfg.metadata
+    class_name: Any = metadata.model_class_name or "HookedTransformer"
+    if model_name.startswith(GGUF_PREFIX):
+        model = load_gguf_model(
+            model_name.removeprefix(GGUF_PREFIX),
+            class_name,
+            device=device,
+            hook_names=[str(metadata.hook_name)],
+        )
+    else:
+        model = load_model(
+            class_name,
+            model_name,
+            device=device,
+            model_from_pretrained_kwargs=metadata.model_from_pretrained_kwargs or {},
+            hook_names=[str(metadata.hook_name)],
+        )
+    packaged = text.startswith(PACKAGE_PREFIX)
+    dataset = load_package_text(text.removeprefix(PACKAGE_PREFIX)) if packaged else text
+    store = ActivationsStore.from_sae(
+        model,
+        sae,
+        dataset,
+        streaming=not packaged and not Path(text).exists(),
+        store_batch_size_prompts=_PROMPTS,
+        device=device,
+        disable_concat_sequences=bool(metadata.disable_concat_sequences),
+    )
+    # from_sae does not pass on which tokens the SAE was trained without
+    excluded: Any = metadata.exclude_special_tokens
+    if excluded is True:
+        tokenizer: Any = model.tokenizer
+        excluded = get_special_token_ids(tokenizer)
+    if excluded:
+        store.exclude_special_tokens = torch.tensor(excluded, dtype=torch.long, device=device)
+    return store
+
+
+def _from_generator_name(name: str, n_samples: int | None) -> ActivationSource:
+    kind, *options = name.removeprefix(SYNTHETIC_PREFIX).split(",")
+    if kind not in GENERATORS:
+        raise ValueError(f"{name}: unknown generator {kind!r}, expected one of {list(GENERATORS)}")
+    try:
+        settings = {key: int(value) for key, value in (o.split("=") for o in options)}
+        model = GENERATORS[kind](**settings)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{name}: {error}; expected e.g. "
+            f"{SYNTHETIC_PREFIX}{kind},num_features=256,hidden_dim=96,k=5,seed=0"
+        ) from error
+    return from_generator(model, n_samples or DEFAULT_N_SAMPLES, name)
+
+
+def _from_array(array: np.ndarray, path: Path, n_samples: int | None) -> ActivationSource:
+    if array.ndim < 2 or array.dtype.kind != "f":
+        raise _not_activations(path, str(array.dtype), array.shape)
+    rows = array.reshape(-1, array.shape[-1])
+    n = min(n_samples or len(rows), len(rows))
+
+    def chunks() -> Iterator[torch.Tensor]:
+        for start in range(0, n, _CHUNK):
+            # a copy: the file is mapped read-only
+            yield torch.from_numpy(np.array(rows[start : start + _CHUNK]))
+
+    return ActivationSource(n, rows.shape[1], str(path), chunks)
+
+
+def _from_safetensors(path: Path, n_samples: int | None) -> ActivationSource:
+    with safe_open(path, "pt") as file:
+        names = sorted(file.keys())
+        name = "activations" if "activations" in names else next(iter(names), "")
+        if not name or (name != "activations" and len(names) > 1):
+            raise ValueError(
+                f"{path} holds tensors {names}, expected one or one named 'activations'"
+            )
+        view = file.get_slice(name)
+        shape, dtype = tuple(view.get_shape()), view.get_dtype()
+    if len(shape) < 2 or not dtype.startswith(("F", "BF")):
+        raise _not_activations(path, dtype, shape)
+    per_row = int(np.prod(shape[1:-1]))
+    n = min(n_samples or shape[0] * per_row, shape[0] * per_row)
+    step = max(1, _CHUNK // max(per_row, 1))
+
+    def chunks() -> Iterator[torch.Tensor]:
+        with safe_open(path, "pt") as file:
+            view = file.get_slice(name)
+            for start in range(0, shape[0], step):
+                yield view[start : start + step].flatten(0, -2)
+
+    return ActivationSource(n, shape[-1], str(path), chunks)
+
+
+def _from_cached(folder: Path, n_samples: int | None, hook_name: str | None) -> ActivationSource:
+    try:
+        dataset = load_from_disk(str(folder))
+    except (FileNotFoundError, ValueError) as error:
+        raise ValueError(f"{folder} is not a data set of cached activations: {error}") from error
+    if not isinstance(dataset, Dataset):
+        raise ValueError(f"{folder} holds several data sets, name the folder of one")
+    columns = [c for c in dataset.column_names if c != "token_ids"]
+    if hook_name not in columns:
+        if len(columns) != 1:
+            raise ValueError(f"{folder} holds {columns}, and the SAE's hook is {hook_name!r}")
+        hook_name = columns[0]
+    rows = dataset.select_columns([hook_name]).with_format("torch")
+    shape = tuple(rows[0][hook_name].shape) if len(rows) else (0, 0)
+    n = min(n_samples or len(rows) * shape[0], len(rows) * shape[0])
+    step = max(1, _CHUNK // max(shape[0], 1))
+
+    def chunks() -> Iterator[torch.Tensor]:
+        for start in range(0, len(rows), step):
+            stop = min(start + step, len(rows))
+            yield torch.cat([rows[i][hook_name] for i in range(start, stop)])
+
+    return ActivationSource(n, shape[-1], str(folder), chunks)
+
+
+def _not_activations(path: Path, dtype: str, shape: tuple[int, ...]) -> ValueError:
+    return ValueError(
+        f"{path} holds {dtype} of shape {shape}, expected floating-point activations [..., d_in]"
+    )

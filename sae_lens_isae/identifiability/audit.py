@@ -1,0 +1,461 @@
+"""Which assumptions of the identifiability theory does a trained SAE meet on real activations?
+
+Measures every quantity of Theorem 3.6 of paper 1, the coherence and self-consistency bounds of
+paper 5, and the health of the dictionary. Codes, errors and bounds are relative: each activation is
+taken at |x - b| = 1, as the paper normalises its inputs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from sae_lens import SAE
+from tqdm.auto import tqdm
+
+from sae_lens_isae.identifiability.activations import Activations, as_source
+from sae_lens_isae.identifiability.latents import LatentCounts
+from sae_lens_isae.identifiability.linear_model import LinearModel
+from sae_lens_isae.identifiability.supports import (
+    Diversity,
+    Richness,
+    Supports,
+    conditioning,
+    diversity,
+    least_squares_gap,
+    n_affordable,
+    richness,
+)
+from sae_lens_isae.identifiability.theory import RIP_THRESHOLDS, Theorem
+from sae_lens_isae.identifiability.verdict import (
+    Assumption,
+    assumptions,
+    conclusion,
+    joint_theorem,
+)
+from sae_lens_isae.losses.arip import largest_pre_activations
+from sae_lens_isae.solvers.codes import SparseCodes
+
+SCHEMA = "sae-lens-isae/audit/1"
+
+_CODE_BYTES = 2**28
+_MAX_BATCH = 1024
+_N_LEAST_SQUARES = 256
+_DEAD_RATE = 1e-4
+"""A latent with a lower usage rate is dead (paper 5, appendix D)."""
+_BLOCK_NUMBERS = 2**26
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """Mean, quantiles and maximum of something measured per sample or per support."""
+
+    mean: float
+    median: float
+    p95: float
+    p99: float
+    max: float
+    n: int
+
+    @classmethod
+    def of(cls, values: Float[torch.Tensor, " n"]) -> Distribution | None:
+        """None where there are no values."""
+        if not len(values):
+            return None
+        values = values.double().cpu()
+        median, p95, p99 = (float(torch.quantile(values, q)) for q in (0.5, 0.95, 0.99))
+        return cls(float(values.mean()), median, p95, p99, float(values.max()), len(values))
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """The aRIP constant delta_S and R_aRIP over supports of one kind."""
+
+    delta: Distribution
+    r_arip: float
+    """Mean R_aRIP(S) (equation 6)."""
+    share_below: dict[str, float]
+    """Share of the supports with delta_S below each of `RIP_THRESHOLDS`."""
+    deltas: list[float] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Coherence:
+    """The largest |cosine| of two atoms, and what it bounds."""
+
+    mu: float
+    latents: tuple[int, int]
+    """The two latents."""
+    rip_bound: float
+    """(k - 1) mu >= delta of any k atoms (Gershgorin), and the factor of paper 5's Lemma 1: code
+    error <= (k - 1) mu |z|; vacuous from 1 on."""
+
+
+@dataclass(frozen=True)
+class SelfConsistency:
+    """One more decode-encode pass (paper 5): how far does the code move?"""
+
+    residual: Distribution
+    """|F(z) - z| / |z|."""
+    residual_in_support: Distribution
+    """The same on the latents of z alone; what paper 5 counts for TopK-like codes."""
+    lipschitz: float | None
+    """Corollary 3's constant |W_enc W_dec|_2 of the map F; None where the encoder is not an
+    activation function after one linear map."""
+    lower_bound: float | None
+    """Theorem 2: if the dictionary were the true one, the code would be wrong by at least this
+    share of its norm, on average. In-support residual over the Lipschitz constant."""
+
+
+@dataclass(frozen=True)
+class Health:
+    """Dictionary health by paper 5, appendix D."""
+
+    dead_fraction: float
+    """Share of latents active in less than one sample of 10,000."""
+    usage_entropy: float
+    """Entropy of the usage rates over that of uniform usage; 1 is best."""
+    coherence_rms: float
+    """Root mean square cosine of two different atoms."""
+    n_zero_atoms: int
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What was measured of one SAE."""
+
+    name: str
+    architecture: str
+    d_in: int
+    d_sae: int
+    n_samples: int
+    activations: str
+    n_at_offset: int
+    """Samples equal to the decoder's bias: they have no relative error and are left out."""
+    error: Distribution
+    """epsilon: |x - x_hat| / |x - b|."""
+    norm_spread: float
+    """Largest |x - b| over the median one: how far from bounded the data are in their own units."""
+    l0: Distribution
+    """Active latents per sample."""
+    code_norm: Distribution
+    """|z| at |x - b| = 1."""
+    proxy: Conditioning | None
+    """On the 2k largest pre-activations of each sample (paper 1, 'Measuring aRIP'); None for
+    architectures without pre-activations or without k."""
+    pairs: Conditioning
+    """On unions of the supports of two random samples (Definition 3.3)."""
+    richness: Richness
+    diversity: Diversity
+    least_squares: Distribution
+    """|z - z_LS| / |z| (A6)."""
+    least_squares_gain: float
+    """Mean share of the squared error that refitting the coefficients removes."""
+    coherence: Coherence
+    self_consistency: SelfConsistency
+    health: Health
+    assumptions: list[Assumption]
+    theorem: Theorem
+    """With zeta as measured, or at its largest conceivable where that is not estimable."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON data; infinite bounds become None."""
+        data = asdict(self)
+        data["theorem"] |= _theorem_dict(self.theorem, self.code_norm.max)
+        return _finite(data)
+
+
+@torch.no_grad()
+def audit(
+    sae: SAE[Any],
+    activations: Activations,
+    *,
+    name: str = "SAE",
+    n_kept: int = 4096,
+    n_supports: int = 1024,
+    seed: int = 0,
+) -> Audit:
+    """Measure one SAE on activations, which are read once and in batches.
+
+    Args:
+        activations: At the SAE's hook, not normalised.
+        n_kept: Samples whose codes are kept for what needs pairs or groups of samples.
+        n_supports: Supports whose eigenvalues are computed, fewer where they are large.
+        seed: Of the random pairs.
+
+    Raises:
+        ValueError: d_in differs, activations are empty or not finite, or no sample has an active
+            latent.
+    """
+    model = LinearModel(sae)
+    source = as_source(activations, model.d_in)
+    stream = _Stream(model, n_kept, n_supports)
+    size = max(1, min(_MAX_BATCH, _CODE_BYTES // (4 * model.d_sae)))
+    with tqdm(
+        total=source.n_samples, desc=f"Auditing {name}", unit="sample", leave=False
+    ) as progress:
+        for x in source.batches(size):
+            stream.add(x)
+            progress.update(len(x))
+    codes, target = stream.kept()
+    if stream.counts.active.sum() == 0:
+        raise ValueError(f"{name}: no sample has an active latent")
+    generator = torch.Generator().manual_seed(seed)
+    supports = Supports.of_codes(codes)
+    # an even split into two random halves: each sample at most once
+    order = torch.randperm(len(codes.indices), generator=generator).to(model.device)
+    half = len(order) // 2
+    wanted = n_affordable(2 * supports.indices.shape[1], model.d_in, n_supports)
+    first, second = order[:half][:wanted], order[half : 2 * half][:wanted]
+    # a single sample is its own only pair
+    first, second = (first, second) if half else (order, order)
+    pairs = _conditioning(model, supports.pick(first).union(supports.pick(second)))
+    assert pairs is not None
+    rows = order[:_N_LEAST_SQUARES]
+    gap, gain = least_squares_gap(
+        model.atoms,
+        SparseCodes(codes.indices[rows], codes.values[rows], model.d_sae),
+        target[rows],
+    )
+    error, l0, norm = stream.distributions()
+    rich = richness(supports, model.d_sae, n_examined=2048, seed=seed)
+    diverse = diversity(codes)
+    least_squares = Distribution.of(gap)
+    assert least_squares is not None
+    k = max(1, int(l0.max))
+    proxy = None if stream.proxies is None else _conditioning(model, stream.proxies)
+    theorem = Theorem(
+        epsilon=error.max,
+        delta=pairs.delta.max,
+        # no matrix of k codes has a singular value above the largest norm of a code
+        zeta=norm.max if diverse.zeta is None else diverse.zeta,
+        k=k,
+    )
+    coherence = _coherence(model, k)
+    return Audit(
+        name=name,
+        architecture=model.cfg.architecture(),
+        d_in=model.d_in,
+        d_sae=model.d_sae,
+        n_samples=source.n_samples,
+        activations=source.description,
+        n_at_offset=stream.n_at_offset,
+        error=error,
+        norm_spread=stream.norm_spread(),
+        l0=l0,
+        code_norm=norm,
+        proxy=proxy,
+        pairs=pairs,
+        richness=rich,
+        diversity=diverse,
+        least_squares=least_squares,
+        least_squares_gain=float(gain.mean()),
+        coherence=coherence,
+        self_consistency=stream.self_consistency(),
+        health=_health(model, stream.counts),
+        assumptions=assumptions(theorem, pairs, rich, diverse, least_squares, stream.norm_spread()),
+        theorem=theorem,
+    )
+
+
+def audits_to_dict(audits: Sequence[Audit]) -> dict[str, Any]:
+    """JSON data of one or more audits and what the theorem says of them together."""
+    theorem = joint_theorem(audits)
+    largest = max(a.code_norm.max for a in audits)
+    joint = asdict(theorem) | _theorem_dict(theorem, largest)
+    return {
+        "schema": SCHEMA,
+        "saes": [a.to_dict() for a in audits],
+        "theorem": _finite(joint),
+        "conclusion": conclusion(audits),
+    }
+
+
+class _Stream:
+    """One pass over the activations."""
+
+    def __init__(self, model: LinearModel, n_kept: int, n_supports: int) -> None:
+        self._model = model
+        self.counts = LatentCounts(model.d_sae)
+        self.n_at_offset = 0
+        self._n_kept = n_kept
+        k = model.k
+        self._proxy_size = 2 * k if k is not None and 2 * k <= model.d_sae else None
+        self._n_proxies = n_affordable(self._proxy_size or 1, model.d_in, n_supports)
+        self._proxies: list[torch.Tensor] = []
+        self._codes: list[SparseCodes] = []
+        self._targets: list[torch.Tensor] = []
+        self._per_sample: dict[str, list[torch.Tensor]] = {
+            name: [] for name in ("norm", "error", "l0", "code", "moved", "moved_in_support")
+        }
+
+    def add(self, x: Float[torch.Tensor, "batch d_in"]) -> None:
+        x = x.to(self._model.device)
+        code = self._model.encode(x)
+        self.counts.add(code.codes)
+        norm = (x - code.offset).norm(dim=-1)
+        there = norm > 0
+        self.n_at_offset += int((~there).sum())
+        x_hat = self._model.decode(code.codes, code.offset)
+        again = self._model.encode(x_hat).codes - code.codes
+        active = code.codes != 0
+        size = code.codes.norm(dim=-1)
+        moved = again.norm(dim=-1), (again * active).norm(dim=-1)
+        for name, values in {
+            "norm": norm,
+            "error": (x - x_hat).norm(dim=-1) / norm,
+            "l0": active.sum(-1).float(),
+            "code": size / norm,
+            # a code of zero that stays zero has not moved
+            "moved": torch.where(size > 0, moved[0] / size, 0.0),
+            "moved_in_support": torch.where(size > 0, moved[1] / size, 0.0),
+        }.items():
+            self._per_sample[name].append(values[there].cpu())
+        missing = self._n_kept - sum(len(c.indices) for c in self._codes)
+        rows = (there & (size > 0)).nonzero()[:missing, 0]
+        if missing > 0 and len(rows):
+            kept = SparseCodes.from_dense(code.codes[rows] / norm[rows, None])
+            self._codes.append(kept)
+            self._targets.append((x - code.offset)[rows] / norm[rows, None])
+        self._add_proxies(code.hidden_pre)
+
+    def _add_proxies(self, hidden_pre: Float[torch.Tensor, "batch d_sae"] | None) -> None:
+        missing = self._n_proxies - sum(map(len, self._proxies))
+        if hidden_pre is not None and self._proxy_size is not None and missing > 0:
+            self._proxies.append(
+                largest_pre_activations(hidden_pre[:missing], self._proxy_size, self._model.signed)
+            )
+
+    @property
+    def proxies(self) -> Supports | None:
+        """The 2k largest pre-activations of some samples."""
+        if not self._proxies:
+            return None
+        indices = torch.cat(self._proxies)
+        return Supports(indices, torch.ones_like(indices, dtype=torch.bool))
+
+    def kept(self) -> tuple[SparseCodes, Float[torch.Tensor, "kept d_in"]]:
+        """Codes and targets at |x - b| = 1."""
+        if not self._codes:
+            raise ValueError("no sample has an active latent")
+        width = max(c.indices.shape[1] for c in self._codes)
+
+        def widened(values: torch.Tensor) -> torch.Tensor:
+            return torch.nn.functional.pad(values, (0, width - values.shape[1]))
+
+        return (
+            SparseCodes(
+                torch.cat([widened(c.indices) for c in self._codes]),
+                torch.cat([widened(c.values) for c in self._codes]),
+                self._model.d_sae,
+            ),
+            torch.cat(self._targets),
+        )
+
+    def distributions(self) -> tuple[Distribution, Distribution, Distribution]:
+        """Relative error, L0, and norm of the codes."""
+        found = [
+            Distribution.of(torch.cat(self._per_sample[name])) for name in ("error", "l0", "code")
+        ]
+        error, l0, code = found
+        assert error is not None
+        assert l0 is not None
+        assert code is not None
+        return error, l0, code
+
+    def norm_spread(self) -> float:
+        norm = torch.cat(self._per_sample["norm"])
+        return float(norm.max() / norm.median())
+
+    def self_consistency(self) -> SelfConsistency:
+        moved = Distribution.of(torch.cat(self._per_sample["moved"]))
+        inside = Distribution.of(torch.cat(self._per_sample["moved_in_support"]))
+        assert moved is not None
+        assert inside is not None
+        lipschitz = _lipschitz(self._model)
+        bound = None if lipschitz is None or lipschitz == 0 else inside.mean / lipschitz
+        return SelfConsistency(moved, inside, lipschitz, bound)
+
+
+def _conditioning(model: LinearModel, supports: Supports) -> Conditioning | None:
+    delta, r_arip = conditioning(model.atoms, supports)
+    distribution = Distribution.of(delta)
+    if distribution is None:
+        return None
+    return Conditioning(
+        distribution,
+        float(r_arip.mean()),
+        {name: float((delta < bound).float().mean()) for name, bound in RIP_THRESHOLDS.items()},
+        delta.cpu().tolist(),
+    )
+
+
+def _coherence(model: LinearModel, k: int) -> Coherence:
+    atoms = model.atoms
+    mu, where = 0.0, (0, 0)
+    blocks = torch.arange(model.d_sae).split(max(1, _BLOCK_NUMBERS // model.d_sae))
+    for rows in tqdm(blocks, desc="Coherence", unit="block", leave=False, disable=len(blocks) < 8):
+        start = int(rows[0])
+        # the half above the diagonal is enough
+        cosine = (atoms[rows.to(atoms.device)] @ atoms[start:].T).abs_().triu_(1)
+        best = int(cosine.argmax())
+        i, j = divmod(best, cosine.shape[1])
+        if cosine[i, j] > mu:
+            mu, where = float(cosine[i, j]), (start + i, start + j)
+    return Coherence(min(mu, 1.0), where, (k - 1) * min(mu, 1.0))
+
+
+def _lipschitz(model: LinearModel) -> float | None:
+    """|W_enc W_dec|_2, from two d_in x d_in matrices instead of the d_sae x d_sae product."""
+    encoder = model.encoder_weights()
+    if encoder is None:
+        return None
+    decoder = (model.atoms.T @ model.atoms).double()
+    values, vectors = torch.linalg.eigh(decoder)
+    root = vectors * values.clamp_min(0).sqrt() @ vectors.T
+    return math.sqrt(
+        max(0.0, float(torch.linalg.eigvalsh(root @ (encoder @ encoder.T).double() @ root)[-1]))
+    )
+
+
+def _health(model: LinearModel, counts: LatentCounts) -> Health:
+    usage = counts.active / counts.n_samples
+    p = usage / usage.sum()
+    entropy = float(-(p * (p + 1e-12).log()).sum()) / math.log(max(2, model.d_sae))
+    frame = (model.atoms.T @ model.atoms).double()
+    own = model.atoms.square().sum(-1).double().square().sum()
+    return Health(
+        dead_fraction=float((usage < _DEAD_RATE).double().mean()),
+        usage_entropy=entropy,
+        coherence_rms=math.sqrt(max(0.0, float(frame.square().sum() - own))) / model.d_sae,
+        n_zero_atoms=int((model.atom_norm == 0).sum()),
+    )
+
+
+def _theorem_dict(theorem: Theorem, largest_code: float) -> dict[str, Any]:
+    return {
+        "alpha": theorem.alpha,
+        "eta": theorem.eta,
+        "largest_epsilon": theorem.largest_epsilon,
+        "holds": theorem.holds,
+        "proof_holds": theorem.proof_holds,
+        "dictionary_bound": theorem.dictionary_bound,
+        "dictionary_bound_is_vacuous": theorem.dictionary_bound_is_vacuous,
+        "code_bound": theorem.code_bound,
+        "code_bound_is_vacuous": theorem.code_bound_is_vacuous(largest_code),
+    }
+
+
+def _finite(data: Any) -> Any:
+    """JSON has no infinity."""
+    if isinstance(data, Mapping):
+        return {key: _finite(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [_finite(value) for value in data]
+    if isinstance(data, float) and not math.isfinite(data):
+        return None
+    return data
