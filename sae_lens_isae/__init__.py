@@ -29,10 +29,15 @@ from sae_lens_isae.architectures.regularized import (
     RegularizedTopKTrainingSAEConfig,
 )
 from sae_lens_isae.identifiability import (
+    ActivationSource,
+    Audit,
     DictionaryMatch,
+    LinearModel,
     PairIdentifiability,
     PairwiseReport,
+    audit,
     match_dictionaries,
+    open_activations,
     pairwise_identifiability,
 )
 
@@ -41,6 +46,8 @@ __version__ = "0.1.0"
 __all__ = [
     "ISAEMESAE",
     "ISAESAE",
+    "ActivationSource",
+    "Audit",
     "DictionaryMatch",
     "ISAEMESAEConfig",
     "ISAEMETrainingSAE",
@@ -48,6 +55,7 @@ __all__ = [
     "ISAESAEConfig",
     "ISAETrainingSAE",
     "ISAETrainingSAEConfig",
+    "LinearModel",
     "PairIdentifiability",
     "PairwiseReport",
     "RegularizedAbsTopKTrainingSAE",
@@ -59,7 +67,9 @@ __all__ = [
     "RegularizedTopKTrainingSAE",
     "RegularizedTopKTrainingSAEConfig",
     "__version__",
+    "audit",
     "match_dictionaries",
+    "open_activations",
     "pairwise_identifiability",
 ]
 

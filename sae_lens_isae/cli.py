@@ -5,9 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from itertools import combinations
 from pathlib import Path
-from statistics import mean
 from typing import Annotated
 
 import torch
@@ -90,45 +88,126 @@ def train(
         console.print(f"compare them: {command}", soft_wrap=True)
 
 
+_SAEs = Annotated[
+    list[str],
+    typer.Argument(help="SAEs: folders, release/sae_id, or user/repository/sae_id on the hub."),
+]
+_ActivationsName = Annotated[
+    str | None,
+    typer.Option(
+        "--activations",
+        help="At the SAEs' hook: a .safetensors or .npy file [..., d_in], a folder of SAELens' "
+        "CacheActivationsRunner, or synthetic:iid,num_features=256,hidden_dim=96,k=5. Without it "
+        "the model runs.",
+    ),
+]
+_Model = Annotated[
+    str | None,
+    typer.Option(help="Model that makes the activations; default: in the SAE's metadata."),
+]
+_Text = Annotated[
+    str | None, typer.Option(help="Data set that it reads; default: in the SAE's metadata.")
+]
+_Samples = Annotated[
+    int | None,
+    typer.Option(help="At most this many activations; default: the whole file, else 4096."),
+]
+_Device = Annotated[str, typer.Option(help="Where the SAEs (and the model) run.")]
+_Seed = Annotated[int, typer.Option(help="Of everything random.")]
+_DEFAULT_DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
 @app.command()
 def pairwise(
-    saes: Annotated[
-        list[str],
-        typer.Argument(help="Two or more SAEs: folders, release/sae_id, or user/repo/sae_id."),
-    ],
-    activations: Annotated[
-        Path, typer.Option(help="Activations at the SAEs' hook: .safetensors or .npy, [..., d_in].")
-    ],
-    device: Annotated[str, typer.Option(help="Where the SAEs encode.")] = (
-        "cuda" if torch.cuda.is_available() else "cpu"
+    saes: _SAEs,
+    activations: _ActivationsName = None,
+    model: _Model = None,
+    text: _Text = None,
+    samples: _Samples = None,
+    oracle_samples: Annotated[
+        int, typer.Option(help="Activations for the OMP oracle; 0 leaves it out.")
+    ] = 1024,
+    oracle_k: Annotated[
+        int | None,
+        typer.Option(help="Atoms per activation for it; default: k, or as many as the encoder."),
+    ] = None,
+    found: Annotated[
+        float, typer.Option(help="A latent counts as found again from this |cosine| on.")
+    ] = 0.9,
+    table: Annotated[str, typer.Option(help="Format of the table of latents: parquet or csv.")] = (
+        "parquet"
     ),
+    out: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("pairwise_report"),
+    device: _Device = _DEFAULT_DEVICE,
+    seed: _Seed = 0,
 ) -> None:
-    """Did two training runs find the same features and the same codes?
+    """Would another training run have found the same features and the same codes?
 
-    Prints, for every pair: DCS, the mean |cosine| of matched atoms (1 is best); IoU, the overlap of
-    the active latents (1 is best); l2, the distance of the codes over their norm (0 is best).
+    Compares all pairs of two or more SAEs, of any architecture that SAELens loads. Prints DCS, the
+    mean |cosine| of matched atoms (1 is best); MCC, the same with signs; IoU, the overlap of the
+    active latents (1 is best); l2, the distance of the codes over their norm (0 is best), with the
+    SAEs' encoders and with an oracle encoder on their dictionaries. Writes a page with plots, JSON,
+    and a table that says of every latent in which other SAEs it was found.
 
       isae pairwise output/seed_0 output/seed_1 --activations output/activations.safetensors
     """
-    from sae_lens_isae.identifiability import pairwise_identifiability  # noqa: PLC0415
-    from sae_lens_isae.identifiability.loading import load_activations, load_sae  # noqa: PLC0415
+    from sae_lens_isae.measuring import Inputs, run_pairwise  # noqa: PLC0415
+    from sae_lens_isae.report import tables  # noqa: PLC0415
 
-    if len(saes) < 2:
-        raise ValueError(f"pairwise compares two or more SAEs, got {len(saes)}")
-    x = load_activations(activations)
-    loaded = [
-        (label, load_sae(name, device)) for label, name in zip(_labels(saes), saes, strict=True)
-    ]
-    rows: list[list[str]] = []
-    values: list[tuple[float, float, float]] = []
-    for (name_a, a), (name_b, b) in combinations(loaded, 2):
-        p = pairwise_identifiability(a, b, x)
-        values.append((p.dcs, p.iou, p.l2))
-        rows.append([f"{name_a} | {name_b}", *(f"{v:.4f}" for v in values[-1])])
-    if len(values) > 1:
-        rows.append(["mean", *(f"{mean(column):.4f}" for column in zip(*values, strict=True))])
-    title = f"Pairwise identifiability on {len(x)} activations"
-    Console().print(_table(title, ["pair", "DCS", "IoU", "l2"], rows))
+    if table not in ("parquet", "csv"):
+        raise ValueError(f"table must be parquet or csv, got {table!r}")
+    report = run_pairwise(
+        Inputs(saes, activations, model, text, samples, device, seed),
+        out,
+        table,
+        n_oracle_samples=oracle_samples,
+        oracle_k=oracle_k,
+        found_cosine=found,
+    )
+    console = Console()
+    title = f"On {report.n_samples} activations"
+    console.print(tables.rich_table(title, tables.SAE_HEADERS, tables.sae_rows(report)))
+    console.print(
+        tables.rich_table("Pairwise identifiability", tables.PAIR_HEADERS, tables.pair_rows(report))
+    )
+    for note in tables.pair_notes(report):
+        console.print(f"note: {note}")
+    console.print(f"page, JSON and the table of latents: {out}", soft_wrap=True)
+
+
+@app.command()
+def audit(
+    saes: _SAEs,
+    activations: _ActivationsName = None,
+    model: _Model = None,
+    text: _Text = None,
+    samples: _Samples = None,
+    out: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("audit_report"),
+    device: _Device = _DEFAULT_DEVICE,
+    seed: _Seed = 0,
+) -> None:
+    """Which assumptions of the identifiability theory does an SAE meet on real activations?
+
+    Measures every quantity of Theorem 3.6 of 'Toward Identifiable Sparse Autoencoders', says which
+    assumption fails and whether the theorem's bounds mean anything; the coherence and
+    self-consistency bounds; and the health of the dictionary. Several SAEs are also judged
+    together, as the theorem speaks of two.
+
+      isae audit output/seed_0 --activations output/activations.safetensors
+    """
+    from sae_lens_isae.identifiability.verdict import conclusion  # noqa: PLC0415
+    from sae_lens_isae.measuring import Inputs, run_audit  # noqa: PLC0415
+    from sae_lens_isae.report import tables  # noqa: PLC0415
+
+    audits = run_audit(Inputs(saes, activations, model, text, samples, device, seed), out)
+    console = Console()
+    for found in audits:
+        title = f"{found.name}: {found.architecture} on {found.n_samples} activations"
+        rows = tables.assumption_rows(found)
+        console.print(tables.text_table(title, tables.ASSUMPTION_HEADERS, rows))
+        console.print(tables.text_table("Numbers", tables.AUDIT_HEADERS, tables.audit_rows(found)))
+    console.print(conclusion(audits))
+    console.print(f"page and JSON, with every number explained: {out}", soft_wrap=True)
 
 
 @app.command()
@@ -148,12 +227,6 @@ def demo(
 
     out = out / ("real" if real else "synthetic")
     (run_real_demo if real else run_demo)(out, seeds)
-
-
-def _labels(names: list[str]) -> list[str]:
-    """Names without the folder that all of them share."""
-    shared = os.path.commonpath([Path(name).parent for name in names]) if len(names) > 1 else ""
-    return [os.path.relpath(name, shared) if shared else name for name in names]
 
 
 def _table(title: str, headers: list[str], rows: list[list[str]]) -> object:

@@ -1,17 +1,13 @@
-"""SAEs and activations by the names that a user types."""
+"""SAEs by the names that a user types."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from jaxtyping import Float
 from sae_lens import SAE
 from sae_lens.constants import SAE_CFG_FILENAME
 from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
-from safetensors.torch import load_file
 
 
 def load_sae(name: str, device: str = "cpu") -> SAE[Any]:
@@ -44,32 +40,3 @@ def load_sae(name: str, device: str = "cpu") -> SAE[Any]:
         )
     release, sae_id = "/".join(parts[:n_release]), "/".join(parts[n_release:])
     return SAE.from_pretrained(release, sae_id, device=device)
-
-
-def load_activations(path: Path) -> Float[torch.Tensor, "samples d_in"]:
-    """Read activations [..., d_in] from a `.safetensors` (one tensor, or `activations`) or `.npy`.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: The format is unknown, or the file does not hold one matrix.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no activations file {path}")
-    if path.suffix == ".npy":
-        activations = torch.from_numpy(np.load(path))
-    elif path.suffix == ".safetensors":
-        tensors = load_file(path)
-        name = "activations" if "activations" in tensors else next(iter(tensors), "")
-        if not name or (name != "activations" and len(tensors) > 1):
-            raise ValueError(
-                f"{path} holds tensors {sorted(tensors)}, expected one or one named 'activations'"
-            )
-        activations = tensors[name]
-    else:
-        raise ValueError(f"activations must be .safetensors or .npy, got {path.name}")
-    if activations.ndim < 2 or not activations.is_floating_point():
-        raise ValueError(
-            f"{path} holds {activations.dtype} of shape {tuple(activations.shape)}, expected "
-            "floating-point activations [..., d_in]"
-        )
-    return activations.flatten(0, -2).float()

@@ -40,6 +40,7 @@ _MAX_ORACLE_K = 256
 """OMP with more atoms than this takes hours and hardly deserves the name sparse."""
 _N_RESAMPLES = 999
 _CONFIDENCE = 0.95
+_N_BINS = 20
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,8 @@ class CodeAgreement:
     l2: Estimate
     """Mean over samples of |z - Pi z'|, over the mean code norm of both SAEs."""
     n_samples: int
+    iou_histogram: list[int] = field(repr=False)
+    """Number of samples in each of 20 equal bins of IoU from 0 to 1."""
 
 
 @dataclass(frozen=True)
@@ -389,7 +392,10 @@ class _Samples:
         distance = torch.cat(self._distance).double().numpy()
         norm = torch.cat(self._norm).double().numpy()
         return CodeAgreement(
-            _estimate((iou,), _mean, rng), _estimate((distance, norm), _mean_ratio, rng), len(iou)
+            _estimate((iou,), _mean, rng),
+            _estimate((distance, norm), _mean_ratio, rng),
+            len(iou),
+            np.histogram(iou, bins=_N_BINS, range=(0, 1))[0].tolist(),
         )
 
 

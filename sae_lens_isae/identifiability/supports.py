@@ -21,7 +21,7 @@ _EIGEN_BUDGET = 4e10
 """Sum of size^3 over the supports whose eigenvalues are computed: up to a minute on two cores."""
 _MIN_SUPPORTS = 16
 _GATHERED_NUMBERS = 2**26
-_SAMPLES_PER_LATENT = 24
+_SAMPLES_PER_LATENT = 64
 
 
 @dataclass(frozen=True)

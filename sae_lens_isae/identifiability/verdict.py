@@ -53,7 +53,7 @@ def assumptions(
             theorem.delta < 1,
             f"delta is {pairs.delta.median:.3g} in the median and {theorem.delta:.3g} at worst "
             f"over {pairs.delta.n} unions of two observed supports; A1 needs it below 1 on all. "
-            f"{below_third:.0%} are below 1/3, where classical recovery results apply.",
+            f"{below_third:.1%} are below 1/3, where classical recovery results apply.",
         ),
         Assumption(
             "A2",

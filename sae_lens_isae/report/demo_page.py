@@ -10,17 +10,11 @@ import plotly.graph_objects as go
 
 from sae_lens_isae.identifiability.pairwise import PairwiseReport
 from sae_lens_isae.identifiability.table import TableRow
+from sae_lens_isae.report.glossary import PAIRWISE
 from sae_lens_isae.report.page import bullets, figure, html_table, paragraph, write_page
 from sae_lens_isae.report.tables import TABLE1_HEADERS, table1_cells
 
-_COLUMNS = (
-    "MSE: mean |x - x_hat|^2 / |x|^2, the reconstruction error on unit-norm inputs.",
-    "R_S: mean R_aRIP, how far the atoms that act together are from orthogonal (0 is orthogonal).",
-    "IoU: overlap of the active latents of two seeds after matching their atoms (1 is best).",
-    "l2: distance of their codes over the mean code norm (0 is best).",
-    "Oracle: the same with orthogonal matching pursuit on the learned dictionaries as encoder.",
-    "DCS: mean |cosine| of the matched atoms (1 is best).",
-)
+_COLUMNS = ("MSE", "R_S", "IoU", "l2", "Oracle", "DCS")
 
 
 def write_demo_page(
@@ -42,7 +36,7 @@ def write_demo_page(
         title,
         [
             ("What was run", bullets(setting)),
-            ("Table", table + bullets(_COLUMNS)),
+            ("Table", table + bullets([f"{name}: {PAIRWISE[name]}" for name in _COLUMNS])),
             (
                 "Which atoms were found again?",
                 paragraph(

@@ -15,7 +15,8 @@ body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto
 h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.5rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .35rem .8rem; text-align: right; border-bottom: 1px solid #dde1e7; }
-th:first-child, td:first-child { text-align: left; }
+th:first-child, td:first-child, .text td, .text th { text-align: left; vertical-align: top; }
+.scroll { overflow-x: auto; }
 p, li { max-width: 46rem; } code { background: #f2f4f7; padding: .1rem .3rem; }
 """
 
@@ -30,18 +31,22 @@ def bullets(items: Sequence[str]) -> str:
     return "<ul>" + "".join(f"<li>{escape(item)}</li>" for item in items) + "</ul>"
 
 
-def html_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table whose first column is text and whose others are numbers."""
+def html_table(
+    headers: Sequence[str], rows: Sequence[Sequence[str]], *, all_text: bool = False
+) -> str:
+    """A table whose first column is text and whose others are numbers, or text as well."""
     head = "".join(f"<th>{escape(h)}</th>" for h in headers)
     body = "".join(
         "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
     )
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    kind = ' class="text"' if all_text else ""
+    table = f"<table{kind}><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    return f'<div class="scroll">{table}</div>'
 
 
 def figure(fig: go.Figure) -> str:
     """A plot; the page itself carries plotly's code."""
-    fig.update_layout(template="plotly_white", height=420, margin={"t": 30, "r": 20})
+    fig.update_layout(template="plotly_white", height=420, margin={"t": 50, "r": 20})
     return fig.to_html(full_html=False, include_plotlyjs=False)
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from statistics import mean
 
 from rich.table import Table
 
-from sae_lens_isae.identifiability.table import TableRow
+from sae_lens_isae.identifiability.audit import Audit
+from sae_lens_isae.identifiability.pairwise import Estimate, PairwiseReport
+from sae_lens_isae.identifiability.table import TableRow, table_row
 
 TABLE1_HEADERS = (
     "Model",
@@ -47,3 +51,174 @@ def rich_table(title: str, headers: Sequence[str], rows: Sequence[Sequence[str]]
     for row in rows:
         table.add_row(*row)
     return table
+
+
+def text_table(title: str, headers: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """A table of sentences, which wrap."""
+    table = Table(title=title, show_lines=any(len(cell) > 80 for row in rows for cell in row))
+    for header in headers:
+        table.add_column(header, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+SAE_HEADERS = ("SAE", "architecture", "latents", "L0", "MSE", "R_S", "dead", "found")
+PAIR_HEADERS = ("pair", "codes", "DCS", "MCC", "IoU", "l2")
+
+
+def sae_rows(report: PairwiseReport) -> list[list[str]]:
+    """One row per SAE of a comparison."""
+    n_others = len(report.saes) - 1
+    rows: list[list[str]] = []
+    for sae in report.saes:
+        of_sae = report.latents[report.latents["sae"] == sae.name]
+        rows.append(
+            [
+                sae.name,
+                sae.architecture,
+                str(sae.d_sae),
+                f"{sae.l0:.1f}",
+                f"{sae.mse:.4f}",
+                _number(sae.r_arip, 3),
+                str(sae.n_dead),
+                f"{(of_sae['n_found'] == n_others).mean():.1%}",
+            ]
+        )
+    return rows
+
+
+def pair_rows(report: PairwiseReport) -> list[list[str]]:
+    """Two rows per pair, with the SAEs' codes and with the oracle's; means where there are several
+    pairs."""
+    rows: list[list[str]] = []
+    for pair in report.pairs:
+        name = f"{pair.a} | {pair.b}"
+        rows.append(
+            [
+                name,
+                "SAE",
+                f"{pair.dcs:.4f}",
+                f"{pair.signed_mcc:.4f}",
+                _estimate(pair.sae.iou),
+                _estimate(pair.sae.l2),
+            ]
+        )
+        if pair.oracle is not None:
+            oracle = [_estimate(pair.oracle.iou), _estimate(pair.oracle.l2)]
+            rows.append([name, "oracle", "", "", *oracle])
+    if len(report.pairs) > 1:
+        row = table_row("mean", report)
+        mcc = mean(p.signed_mcc for p in report.pairs)
+        sae = [row.dcs, mcc, row.sae_iou, row.sae_l2]
+        rows.append(["mean", "SAE", *(_number(value, 4) for value in sae)])
+        if row.oracle_iou is not None:
+            oracle = [_number(row.oracle_iou, 4), _number(row.oracle_l2, 4)]
+            rows.append(["mean", "oracle", "", "", *oracle])
+    return rows
+
+
+def pair_notes(report: PairwiseReport) -> list[str]:
+    """What a reader must know before believing the numbers."""
+    notes: list[str] = []
+    for pair in report.pairs:
+        names = f"{pair.a} and {pair.b}"
+        if pair.same_weights:
+            notes.append(f"{names} are the same SAE: they agree by construction.")
+        if pair.n_unmatched:
+            notes.append(
+                f"{names}: {pair.n_unmatched} latents of the larger have no partner and count as "
+                "disagreement where they are active."
+            )
+        if pair.dcs_gap > 1e-4:
+            notes.append(
+                f"{names}: the matching is within {pair.dcs_gap:.2g} of the best DCS, not nearer."
+            )
+    for sae in report.saes:
+        if sae.n_zero_atoms:
+            notes.append(f"{sae.name}: {sae.n_zero_atoms} latents have an all-zero atom.")
+        if sae.n_dead:
+            notes.append(
+                f"{sae.name}: {sae.n_dead} of {sae.d_sae} latents never fire on these "
+                "activations; they are matched like all others."
+            )
+        if sae.oracle_k is not None and sae.oracle_k.startswith("none"):
+            notes.append(f"{sae.name}: no oracle ({sae.oracle_k.removeprefix('none: ')}).")
+    return notes
+
+
+ASSUMPTION_HEADERS = ("assumption", "verdict", "measured")
+AUDIT_HEADERS = ("number", "value")
+
+
+def assumption_rows(audit: Audit) -> list[list[str]]:
+    """One row per assumption of Theorem 3.6."""
+    verdicts = {True: "holds", False: "FAILS", None: "cannot be told"}
+    return [[f"{a.name} {a.title}", verdicts[a.holds], a.sentence] for a in audit.assumptions]
+
+
+def audit_rows(audit: Audit) -> list[list[str]]:
+    """The numbers of an audit, named as in the glossary."""
+    theorem, consistency, health = audit.theorem, audit.self_consistency, audit.health
+    proxy = audit.proxy
+    zeta = audit.diversity.zeta
+    rows = [
+        ["epsilon", f"{audit.error.max:.4f} (median {audit.error.median:.4f})"],
+        ["L0", f"{audit.l0.mean:.1f} (at most {audit.l0.max:.0f})"],
+        ["R_S", "-" if proxy is None else f"{proxy.r_arip:.4f}"],
+        ["delta on pairs", _spread(audit.pairs.delta.median, audit.pairs.delta.max)],
+        ["delta on 2k", "-" if proxy is None else _spread(proxy.delta.median, proxy.delta.max)],
+        *(
+            [f"pairs with delta < {name}", f"{share:.1%}"]
+            for name, share in audit.pairs.share_below.items()
+        ),
+        ["zeta", f"not estimable, at most {theorem.zeta:.4f}" if zeta is None else f"{zeta:.4g}"],
+        ["alpha", f"{theorem.alpha:.4f}"],
+        ["eta", _finite(theorem.eta)],
+        ["atom bound", _finite(theorem.dictionary_bound)],
+        ["code bound", _finite(theorem.code_bound)],
+        [
+            "least-squares gap",
+            _spread(audit.least_squares.median, audit.least_squares.max),
+        ],
+        [
+            "mu",
+            f"{audit.coherence.mu:.4f} (latents {audit.coherence.latents[0]} and "
+            f"{audit.coherence.latents[1]})",
+        ],
+        ["(k - 1) mu", f"{audit.coherence.rip_bound:.3f}"],
+        [
+            "self-consistency",
+            f"{consistency.residual.mean:.4f}, in support "
+            f"{consistency.residual_in_support.mean:.4f}",
+        ],
+        ["Lipschitz", _number(consistency.lipschitz, 3)],
+        ["error bound", _number(consistency.lower_bound, 4)],
+        ["dead fraction", f"{health.dead_fraction:.4f}"],
+        ["usage entropy", f"{health.usage_entropy:.4f}"],
+        ["coherence RMS", f"{health.coherence_rms:.4f}"],
+    ]
+    if health.n_zero_atoms:
+        rows.append(["all-zero atoms", str(health.n_zero_atoms)])
+    if audit.n_at_offset:
+        rows.append(["samples at the bias, left out", str(audit.n_at_offset)])
+    return rows
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _estimate(estimate: Estimate) -> str:
+    if estimate.low is None or estimate.high is None:
+        return f"{estimate.value:.4f}"
+    half = f"{(estimate.high - estimate.low) / 2:.3f}"
+    return f"{estimate.value:.4f} ±{half.removeprefix('0')}"
+
+
+def _spread(median: float, largest: float) -> str:
+    return f"{median:.4f} (median), {largest:.4f} (largest)"
+
+
+def _finite(value: float) -> str:
+    return f"{value:.4g}" if math.isfinite(value) else "infinite"

@@ -1,0 +1,59 @@
+"""Every number that the reports print, in one line."""
+
+from __future__ import annotations
+
+PAIRWISE = {
+    "DCS": "mean |cosine| of the atoms of two SAEs after one-to-one matching; 1: same dictionary "
+    "up to order and sign.",
+    "MCC": "mean cosine with its own best matching (Song et al. 2025); below DCS where atoms agree "
+    "up to sign only.",
+    "IoU": "overlap of the active latents of matched codes, |S & S'| / |S | S'|, mean over "
+    "samples; 1: the same latents fire.",
+    "l2": "mean distance of matched codes over their mean norm; 0: same codes, about 1.4: "
+    "unrelated ones.",
+    "Oracle": "IoU and l2 with orthogonal matching pursuit on the dictionaries instead of the "
+    "SAEs' encoders; better than theirs: the encoder is what limits agreement.",
+    "±": "half the 95% bootstrap interval over activations.",
+    "MSE": "mean |x - x_hat|^2 / |x|^2.",
+    "L0": "mean number of active latents.",
+    "R_S": "mean R_aRIP on the 2k largest pre-activations: mean squared deviation from 1 of the "
+    "eigenvalues of D_S^T D_S; 0: atoms that act together are orthogonal.",
+    "dead": "latents that no sample activates.",
+    "found": "share of latents whose atom has |cosine| >= 0.9 (--found) with its partner in every "
+    "other SAE.",
+    "unmatched": "latents of the larger dictionary without partner; active ones count as "
+    "disagreement.",
+}
+"""Of `isae pairwise`."""
+
+AUDIT = {
+    "epsilon": "largest |x - x_hat| / |x - b| (A3).",
+    "delta": "how far the squared length of D z can be from that of z on a support: max "
+    "|eigenvalue of D_S^T D_S - 1|; below 1/3 classical recovery theory applies, from 1 on nothing "
+    "does.",
+    "delta on pairs": "on unions of the supports of two random samples (Definition 3.3).",
+    "delta on 2k": "on the 2k largest pre-activations of a sample, the paper's hard case.",
+    "zeta": "smallest singular value of k codes that share a support of k latents (A4); not "
+    "estimable unless supports repeat that often.",
+    "alpha": "sqrt(1 - (2 delta / (1 + delta))^2): sine between the spans of two supports, at "
+    "least.",
+    "eta": "2 sqrt(k) epsilon / (zeta sqrt(1 - delta)): sine between a support's span and its "
+    "counterpart's in the other SAE, at most.",
+    "atom bound": "2 (1 + 2 / alpha) eta, how far matched atoms can be apart; vacuous from "
+    "sqrt(2) on.",
+    "code bound": "how far matched codes can be apart; vacuous from the sum of their norms on.",
+    "least-squares gap": "distance of a code from the best coefficients on its own support, over "
+    "its norm (A6).",
+    "mu": "coherence: the largest |cosine| of two atoms.",
+    "(k - 1) mu": "bound on delta for any k atoms, and on the relative code error of an ideal SAE "
+    "(paper 5, Lemma 1); vacuous from 1 on.",
+    "self-consistency": "how far a code moves by one more decode and encode, over its norm (paper "
+    "5); in support: on its own latents alone.",
+    "Lipschitz": "|W_enc W_dec|, the largest factor by which that pass stretches (Corollary 3).",
+    "error bound": "in-support self-consistency over Lipschitz: if the dictionary were the true "
+    "one, codes would be wrong by at least this share of their norm (Theorem 2).",
+    "dead fraction": "share of latents active in less than one sample of 10,000.",
+    "usage entropy": "entropy of the firing rates over that of equal rates; 1 is best.",
+    "coherence RMS": "root mean square cosine of two different atoms.",
+}
+"""Of `isae audit`."""
