@@ -14,8 +14,10 @@ from typing import Any
 
 import torch
 
+import sae_lens_isae
+
 RESULTS = Path(__file__).parent / "results"
-_PACKAGES = ("sae-lens-isae", "sae-lens", "transformer-lens", "torch", "numpy", "scipy")
+_PACKAGES = ("sae-lens", "transformer-lens", "torch", "numpy", "scipy")
 
 
 def provenance() -> dict[str, Any]:
@@ -25,7 +27,11 @@ def provenance() -> dict[str, Any]:
         "device": gpu
         or f"{platform.machine()} CPU, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
         "python": platform.python_version(),
-        "versions": {name: version(name) for name in _PACKAGES},
+        "versions": {
+            # a checkout on the path is not an installed package
+            "sae-lens-isae": sae_lens_isae.__version__,
+            **{name: version(name) for name in _PACKAGES},
+        },
         "command": shlex.join(["python", *sys.argv]),
         "date": date.today().isoformat(),
     }

@@ -1,8 +1,9 @@
 """OMP at GemmaScope size against scikit-learn; on a GPU against orthogonal-matching-pursuit-gpu.
 
-Every measurement is a process of its own, so that its peak memory is its own; the contestants take
-turns, and the ratio of each turn is reported. scikit-learn works through its targets one by one, so
-its time for all of them is that of a few times their number.
+On a CPU every measurement is a process of its own, so that its peak memory is its own (on a GPU
+torch says what a call took). The contestants take turns, and the ratio of each turn is reported.
+scikit-learn works through its targets one by one, so its time for all of them is that of a few
+times their number.
 """
 
 from __future__ import annotations
@@ -128,10 +129,14 @@ def main() -> None:
     else:
         peers = {"sklearn_mp": args.sklearn_samples, "sklearn_gram": args.sklearn_gram_samples}
         alone = {"gram_alone": args.samples, "ours_iht": args.samples, "ours_gd": args.gd_samples}
+
+    def take_turn(name: str, n: int) -> dict[str, float]:
+        return measure(name, n, args) if args.device == "cuda" else in_process(name, n)
+
     rounds: list[dict[str, dict[str, float]]] = []
     for i in range(args.rounds):
         turn = {"ours": args.samples, **peers, **(alone if i == 0 else {})}
-        rounds.append({name: in_process(name, n) for name, n in turn.items()})
+        rounds.append({name: take_turn(name, n) for name, n in turn.items()})
         print(json.dumps(rounds[-1]), flush=True)
     ratios = {
         peer: [r[peer]["seconds"] * args.samples / n / r["ours"]["seconds"] for r in rounds]

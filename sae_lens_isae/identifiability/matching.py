@@ -10,11 +10,15 @@ from jaxtyping import Float, Int
 from scipy.optimize import linear_sum_assignment
 
 from sae_lens_isae.identifiability.assignment import assign
+from sae_lens_isae.solvers.codes import inner_products
 
 _DENSE_UP_TO = 4096
 """Larger dictionaries are matched on their best candidates; scipy's dense solver takes cubic time
 and, at 65,536 atoms, 34 GB."""
-_TOLERANCE = 1e-6
+_QUICK_UP_TO = 16_384
+_TOLERANCE, _LARGE_TOLERANCE = 1e-6, 1e-5
+"""Largest `gap` that is accepted without another round of the solver, which takes seconds up to
+`_QUICK_UP_TO` atoms and most of a minute at 65,536."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +104,7 @@ def _matched_rows(
     )
 
     def scores(chosen: Int[torch.Tensor, " chosen"]) -> Float[torch.Tensor, "chosen columns"]:
-        cosine = atoms_of_rows[chosen.to(few.device)] @ atoms_of_columns.T
+        cosine = inner_products(atoms_of_rows[chosen.to(few.device)], atoms_of_columns)
         return cosine if signed else cosine.abs_()
 
     found = assign(
@@ -108,7 +112,7 @@ def _matched_rows(
         len(atoms_of_rows),
         len(atoms_of_columns),
         floor=-1.0 if signed else 0.0,
-        tolerance=_TOLERANCE,
+        tolerance=_TOLERANCE if len(many) <= _QUICK_UP_TO else _LARGE_TOLERANCE,
     )
     if swap:
         pairs = torch.stack([rows[found.columns], columns[: len(found.columns)]])

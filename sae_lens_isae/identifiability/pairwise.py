@@ -220,7 +220,9 @@ def _stream(
     latents = sum(run.model.d_sae for run in runs.values())
     size = max(1, min(_MAX_BATCH, _CODE_BYTES // (4 * latents)))
     left = n_oracle_samples
-    with tqdm(total=source.n_samples, desc="Comparing codes", unit="sample") as progress:
+    with tqdm(
+        total=source.n_samples, desc="Comparing codes", unit="sample", leave=False
+    ) as progress:
         for x in source.batches(size):
             codes = {name: run.encode(x) for name, run in runs.items()}
             for pair in pairs:

@@ -1,39 +1,13 @@
-"""SAEs and activations by name."""
+"""SAEs by name."""
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 from sae_lens import SAE
-from safetensors.torch import save_file
 
-from sae_lens_isae.identifiability.loading import load_activations, load_sae
+from sae_lens_isae.identifiability.loading import load_sae
 from tests.conftest import isae_config, make_sae
-
-
-def test_formats_agree(tmp_path):
-    x = torch.randn(2, 3, 4)
-    save_file({"x": x}, tmp_path / "x.safetensors")
-    save_file({"activations": x, "tokens": torch.zeros(2)}, tmp_path / "two.safetensors")
-    np.save(tmp_path / "x.npy", x.numpy())
-    for name in ("x.safetensors", "two.safetensors", "x.npy"):
-        assert torch.equal(load_activations(tmp_path / name), x.reshape(6, 4))
-
-
-def test_bad_activation_files(tmp_path):
-    save_file({"a": torch.zeros(2, 2), "b": torch.zeros(2, 2)}, tmp_path / "two.safetensors")
-    save_file({"a": torch.zeros(2, dtype=torch.long)}, tmp_path / "tokens.safetensors")
-    (tmp_path / "x.pt").touch()
-    for name, message in {
-        "two.safetensors": "expected one or one named",
-        "tokens.safetensors": "floating-point",
-        "x.pt": ".safetensors or .npy",
-    }.items():
-        with pytest.raises(ValueError, match=message):
-            load_activations(tmp_path / name)
-    with pytest.raises(FileNotFoundError, match="no activations file"):
-        load_activations(tmp_path / "none.npy")
 
 
 def test_saes_by_folder_and_bad_names(tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from sae_lens import AbsTopKSAE, AbsTopKSAEConfig, StandardSAE, StandardSAEConfig
 
 from sae_lens_isae.identifiability import pairwise_identifiability
+from tests.identifiability.test_linear_model import ARCHITECTURES, stock_sae
 
 D_IN, D_SAE, K = 6, 14, 3
 
@@ -164,3 +166,132 @@ def test_different_d_in():
     other = AbsTopKSAE(AbsTopKSAEConfig(D_IN + 1, D_SAE, k=K))
     with pytest.raises(ValueError, match=r"different d_in: \[6, 7\]"):
         compare(random_sae(0), other, torch.randn(5, D_IN))
+
+
+def test_all_pairs_of_several_saes_and_where_each_latent_was_found():
+    base, x = random_sae(0), torch.randn(300, D_IN)
+    saes = {"a": base, "copy": signed_permutation(base, 1), "other": random_sae(7)}
+    report = pairwise_identifiability(saes, x, n_oracle_samples=50)
+    assert [(p.a, p.b) for p in report.pairs] == [("a", "copy"), ("a", "other"), ("copy", "other")]
+    same, different, again = report.pairs
+    assert numbers(same) == pytest.approx((1, 1, 0), abs=1e-5)
+    assert numbers(different) == pytest.approx(numbers(again), abs=1e-5)
+    # the copy flips signs, which |cosine| forgives and Song et al.'s coefficient does not
+    assert same.signed_mcc < 0.95
+
+    latents = report.latents
+    assert len(latents) == 3 * D_SAE
+    of_a = latents[latents["sae"] == "a"].set_index("latent")
+    codes = base.encode(x)
+    firing = (codes != 0).float().mean(0).tolist()
+    assert of_a["firing_rate"].tolist() == pytest.approx(firing)
+    assert of_a["cosine_copy"].tolist() == pytest.approx([1.0] * D_SAE, abs=1e-5)
+    active = of_a["firing_rate"] > 0
+    assert of_a["code_iou_copy"][active].tolist() == pytest.approx([1.0] * active.sum())
+    assert of_a["code_cosine_copy"][active].tolist() == pytest.approx([1.0] * active.sum())
+    assert of_a["code_iou_copy"][~active].isna().all()
+    assert (of_a["n_found"] == 1 + (of_a["cosine_other"] >= 0.9)).all()
+    # the match and its sign say which latent of the copy it is
+    order = of_a["match_copy"].astype(int).tolist()
+    aligned = saes["copy"].encode(x)[:, order] * torch.tensor(of_a["sign_copy"].tolist())
+    scale = base.W_dec.norm(dim=-1)
+    torch.testing.assert_close(aligned * scale, codes * scale, atol=1e-4, rtol=1e-4)
+    # each side sees the same pair
+    of_copy = latents[latents["sae"] == "copy"].set_index("latent")
+    assert [int(of_copy["match_a"][j]) for j in order] == list(range(D_SAE))
+
+
+def test_saes_that_normalise_differently_are_compared_in_the_original_space():
+    plain = random_sae(0)
+    with torch.no_grad():
+        plain.b_dec.zero_()
+    normalised = random_sae(0, normalize_activations="constant_norm_rescale")
+    with torch.no_grad():
+        normalised.b_dec.zero_()
+    found = compare(plain, normalised, 10 * torch.randn(100, D_IN))
+    # without biases AbsTopK is homogeneous, so run-time normalisation changes nothing
+    assert numbers(found) == pytest.approx((1, 1, 0), abs=1e-4)
+
+
+def test_confidence_intervals_cover_and_shrink():
+    a, b = random_sae(0), random_sae(1)
+    torch.manual_seed(0)
+    truth = numbers(compare(a, b, torch.randn(40_000, D_IN)))
+    covered = 0
+    for seed in range(20):
+        torch.manual_seed(seed + 1)
+        pair = compare(a, b, torch.randn(200, D_IN))
+        covered += pair.sae.iou.low <= truth[1] <= pair.sae.iou.high
+        covered += pair.sae.l2.low <= truth[2] <= pair.sae.l2.high
+    assert covered >= 33  # 38 of 40 expected
+    wide, narrow = (compare(a, b, torch.randn(n, D_IN)).sae.iou for n in (100, 1600))
+    assert (wide.high - wide.low) / (narrow.high - narrow.low) == pytest.approx(4, rel=0.4)
+    single = compare(a, b, torch.randn(1, D_IN)).sae.iou
+    assert (single.low, single.high) == (None, None)
+
+
+def test_batches_do_not_matter(monkeypatch):
+    a, b, x = random_sae(0), random_sae(1), torch.randn(57, D_IN)
+    whole = pairwise_identifiability([a, b], x, n_oracle_samples=20).to_dict()
+    monkeypatch.setattr("sae_lens_isae.identifiability.pairwise._CODE_BYTES", 7 * 4 * 2 * D_SAE)
+    parts = pairwise_identifiability([a, b], x, n_oracle_samples=20).to_dict()
+    for key in ("sae", "oracle"):
+        for name in ("iou", "l2"):
+            first, second = (r["pairs"][0][key][name]["value"] for r in (whole, parts))
+            assert first == pytest.approx(second, rel=1e-5)
+        assert whole["pairs"][0][key]["n_samples"] == parts["pairs"][0][key]["n_samples"]
+    assert whole["saes"][0]["mse"] == pytest.approx(parts["saes"][0]["mse"], rel=1e-5)
+
+
+def test_oracle_takes_as_many_atoms_as_the_encoder_where_there_is_no_k():
+    torch.manual_seed(0)
+    relu = [StandardSAE(StandardSAEConfig(D_IN, 9)) for _ in range(2)]
+    report = pairwise_identifiability(relu, torch.randn(20, D_IN))
+    assert report.pairs[0].oracle is not None
+    assert report.saes[0].oracle_k == "as many as its encoder"
+    large = [StandardSAE(StandardSAEConfig(D_IN, 900)) for _ in range(2)]
+    with pytest.warns(UserWarning, match="give oracle_k"):
+        report = pairwise_identifiability(large, torch.randn(20, D_IN))
+    assert report.pairs[0].oracle is None
+    assert report.saes[0].oracle_k.startswith("none: ")
+    asked = pairwise_identifiability(large, torch.randn(20, D_IN), oracle_k=3)
+    assert asked.pairs[0].oracle is not None
+    with pytest.raises(ValueError, match="oracle_k = 1000 exceeds"):
+        pairwise_identifiability(large, torch.randn(20, D_IN), oracle_k=1000)
+
+
+def test_the_oracle_codes_what_the_decoder_does_not_add():
+    """x_hat = D z + b whatever is subtracted from the encoder's input."""
+    a = random_sae(0)
+    b = copy.deepcopy(a)
+    b.cfg.apply_b_dec_to_input = False
+    oracle = pairwise_identifiability([a, b], torch.randn(30, D_IN)).pairs[0].oracle
+    assert (oracle.iou.value, oracle.l2.value) == pytest.approx((1, 0), abs=1e-6)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_gpu_equals_cpu():
+    a, b, x = random_sae(0), random_sae(1), torch.randn(300, D_IN)
+    on_cpu = pairwise_identifiability([a, b], x).pairs[0]
+    on_gpu = pairwise_identifiability([a.to("cuda"), b.to("cuda")], x).pairs[0]
+    assert numbers(on_gpu) == pytest.approx(numbers(on_cpu), rel=1e-4)
+    assert on_gpu.oracle.l2.value == pytest.approx(on_cpu.oracle.l2.value, rel=1e-3)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_architecture_goes_through(architecture):
+    sae, other = stock_sae(architecture), stock_sae(architecture, seed=1)
+    x = torch.randn(60, sae.cfg.d_in)
+    report = pairwise_identifiability({"a": sae, "again": sae, "other": other}, x)
+    same, other, _ = report.pairs
+    assert numbers(same) == pytest.approx((1, 1, 0), abs=1e-5)
+    assert same.same_weights
+    assert 0 <= other.sae.iou.value < 1
+    assert other.oracle is not None
+    json.dumps(report.to_dict(), allow_nan=False)
+
+
+def test_one_sae_is_no_pair():
+    with pytest.raises(ValueError, match="two or more SAEs, got 1"):
+        pairwise_identifiability([random_sae(0)], torch.randn(5, D_IN))

@@ -1,0 +1,106 @@
+"""Activations by name: every source gives the same rows, bad ones a sentence."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from datasets import Array2D, Dataset, Features
+from safetensors.torch import save_file
+
+from sae_lens_isae.identifiability import open_activations
+from sae_lens_isae.identifiability.activations import as_source, from_generator, from_model
+from sae_lens_isae.synthetic import signed_synthetic_model
+from tests.identifiability.test_linear_model import stock_sae
+
+
+def rows(source, size=3):
+    return torch.cat(list(source.batches(size)))
+
+
+@pytest.fixture
+def files(tmp_path):
+    x = torch.randn(2, 3, 4)
+    save_file({"x": x}, tmp_path / "x.safetensors")
+    save_file({"activations": x, "tokens": torch.zeros(2)}, tmp_path / "two.safetensors")
+    save_file({"x": x.half()}, tmp_path / "half.safetensors")
+    np.save(tmp_path / "x.npy", x.numpy())
+    features = Features({"blocks.0": Array2D(shape=(3, 4), dtype="float32")})
+    Dataset.from_dict({"blocks.0": x.numpy()}, features=features).save_to_disk(tmp_path / "cached")
+    return tmp_path, x.reshape(6, 4)
+
+
+def test_formats_agree(files):
+    folder, x = files
+    for name in ("x.safetensors", "two.safetensors", "x.npy", "cached"):
+        source = open_activations(str(folder / name))
+        assert (source.n_samples, source.d_in) == (6, 4)
+        assert torch.equal(rows(source), x)
+        assert torch.equal(rows(open_activations(str(folder / name), 5)), x[:5])
+    half = rows(open_activations(str(folder / "half.safetensors")))
+    assert half.dtype == torch.float32
+    torch.testing.assert_close(half, x, atol=1e-2, rtol=1e-2)
+
+
+def test_cached_data_set_with_several_hooks(tmp_path):
+    x = np.random.default_rng(0).normal(size=(2, 3, 4)).astype("float32")
+    features = Features({h: Array2D(shape=(3, 4), dtype="float32") for h in ("a", "b")})
+    Dataset.from_dict({"a": x, "b": 2 * x}, features=features).save_to_disk(tmp_path)
+    found = rows(open_activations(str(tmp_path), hook_name="b"))
+    torch.testing.assert_close(found, torch.from_numpy(2 * x).reshape(6, 4))
+    with pytest.raises(ValueError, match=r"holds \['a', 'b'\]"):
+        open_activations(str(tmp_path), hook_name="c")
+
+
+def test_generator_by_name():
+    source = open_activations("synthetic:iid,num_features=20,hidden_dim=6,k=2,seed=3", 50)
+    torch.manual_seed(0)
+    found = rows(source)
+    torch.manual_seed(0)
+    again = rows(from_generator(signed_synthetic_model(20, 6, 2, seed=3), 50))
+    assert found.shape == (50, 6)
+    assert torch.equal(found, again)
+
+
+def test_bad_names(tmp_path):
+    save_file({"a": torch.zeros(2, 2), "b": torch.zeros(2, 2)}, tmp_path / "two.safetensors")
+    save_file({"a": torch.zeros(2, dtype=torch.long)}, tmp_path / "tokens.safetensors")
+    (tmp_path / "x.pt").touch()
+    (tmp_path / "folder").mkdir()
+    for name, message in {
+        str(tmp_path / "two.safetensors"): "expected one or one named",
+        str(tmp_path / "tokens.safetensors"): "floating-point",
+        str(tmp_path / "x.pt"): r"\.safetensors, \.npy",
+        str(tmp_path / "folder"): "not a data set of cached activations",
+        "synthetic:nothing,k=1": "unknown generator 'nothing'",
+        "synthetic:iid,k=many": "expected e.g. synthetic:iid",
+        "synthetic:iid,size=3": "expected e.g. synthetic:iid",
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            open_activations(name)
+    with pytest.raises(FileNotFoundError, match="no activations file"):
+        open_activations(str(tmp_path / "none.npy"))
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (torch.zeros(0, 4), "no activations"),
+        (torch.zeros(3, 5), "d_in is 5, the SAEs have 4"),
+        (torch.zeros(3), "samples, d_in"),
+    ],
+)
+def test_unusable_tensors(x, message):
+    with pytest.raises(ValueError, match=message):
+        as_source(x, 4)
+
+
+def test_not_finite_or_too_few():
+    source = as_source(torch.tensor([[1.0, float("inf")]]), 2)
+    with pytest.raises(ValueError, match="NaN or Inf"):
+        rows(source)
+
+
+def test_an_sae_that_does_not_know_its_model():
+    with pytest.raises(ValueError, match=r"a model \(--model\), text \(--text\)"):
+        from_model(stock_sae("topk"))

@@ -1,0 +1,165 @@
+"""The audit against closed forms, and its verdicts on SAEs made to meet or to fail them."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from sae_lens import AbsTopKSAE, AbsTopKSAEConfig
+
+from sae_lens_isae import audit
+from sae_lens_isae.identifiability.audit import audits_to_dict
+from sae_lens_isae.identifiability.verdict import conclusion, joint_theorem
+from tests.conftest import D_IN, D_SAE
+from tests.identifiability.test_linear_model import ARCHITECTURES, NORMALIZATIONS, stock_sae
+
+
+def verdicts(found):
+    return {a.name: a.holds for a in found.assumptions}
+
+
+def orthonormal_sae(d=6, k=2):
+    sae = AbsTopKSAE(AbsTopKSAEConfig(d_in=d, d_sae=d, k=k))
+    with torch.no_grad():
+        sae.W_dec.copy_(torch.linalg.qr(torch.randn(d, d)).Q)
+        sae.W_enc.copy_(sae.W_dec.T)
+        sae.b_dec.normal_()
+    return sae
+
+
+def sparse_data(sae, n, k=2):
+    codes = torch.zeros(n, sae.cfg.d_sae)
+    support = torch.rand(n, sae.cfg.d_sae).topk(k, dim=-1).indices
+    codes.scatter_(1, support, torch.randn(n, k))
+    return codes @ sae.W_dec.detach() + sae.b_dec.detach()
+
+
+def test_a_perfect_sae_meets_everything():
+    torch.manual_seed(0)
+    sae = orthonormal_sae()
+    found = audit(sae, sparse_data(sae, 3000))
+    assert verdicts(found) == dict.fromkeys(["A1", "A2", "A3", "A4", "A5", "A6"], True)
+    assert found.pairs.delta.max == pytest.approx(0, abs=1e-5)
+    assert found.error.max == pytest.approx(0, abs=1e-5)
+    assert found.coherence.mu == pytest.approx(0, abs=1e-5)
+    assert found.self_consistency.residual.max == pytest.approx(0, abs=1e-4)
+    assert found.self_consistency.lipschitz == pytest.approx(1, abs=1e-5)
+    assert found.theorem.holds
+    assert found.theorem.proof_holds
+    assert not found.theorem.dictionary_bound_is_vacuous
+    assert "The condition of Theorem 3.6 is met." in conclusion([found])
+    assert found.health.usage_entropy == pytest.approx(1, abs=0.01)
+    assert found.health.coherence_rms == pytest.approx(0, abs=1e-5)
+
+
+def test_each_failure_is_named():
+    torch.manual_seed(0)
+    sae = orthonormal_sae()
+    x = sparse_data(sae, 2000)
+    with torch.no_grad():
+        sae.W_enc.mul_(0.5)  # the right support, half the coefficients
+    found = audit(sae, x)
+    assert verdicts(found)["A6"] is False
+    assert verdicts(found)["A3"] is False
+    assert found.least_squares.median == pytest.approx(1, abs=1e-3)
+    assert found.error.median == pytest.approx(0.5, abs=1e-3)
+    assert "A3 and A6 fail." in conclusion([found])
+    with torch.no_grad():
+        sae.W_dec[1] = sae.W_dec[0]
+    found = audit(sae, x)
+    assert verdicts(found)["A1"] is False
+    assert found.coherence.mu == pytest.approx(1)
+    assert found.coherence.latents == (0, 1)
+    assert "Theorem 3.6 says nothing" in conclusion([found])
+
+
+def test_numbers_equal_their_definitions():
+    torch.manual_seed(1)
+    sae = stock_sae("abstopk")
+    x = torch.randn(700, D_IN)
+    found = audit(sae, x, n_kept=500)
+    atoms = torch.nn.functional.normalize(sae.W_dec.detach(), dim=-1).double().numpy()
+    norms = sae.W_dec.detach().norm(dim=-1)
+    gram = np.abs(atoms @ atoms.T - np.eye(D_SAE))
+    assert found.coherence.mu == pytest.approx(gram.max(), abs=1e-5)
+    assert gram[found.coherence.latents] == pytest.approx(gram.max(), abs=1e-5)
+    assert found.health.coherence_rms == pytest.approx(
+        math.sqrt((gram**2).sum() / D_SAE**2), abs=1e-5
+    )
+    to_self = (sae.W_dec @ sae.W_enc).detach() / norms[:, None] * norms
+    assert found.self_consistency.lipschitz == pytest.approx(
+        torch.linalg.matrix_norm(to_self.double(), 2).item(), rel=1e-4
+    )
+    z = (sae.encode(x) * norms).detach()
+    again = (sae.encode(sae(x)) * norms).detach()
+    moved = (again - z).norm(dim=-1) / z.norm(dim=-1)
+    inside = ((again - z) * (z != 0)).norm(dim=-1) / z.norm(dim=-1)
+    assert found.self_consistency.residual.mean == pytest.approx(moved.mean().item(), rel=1e-4)
+    assert found.self_consistency.lower_bound == pytest.approx(
+        inside.mean().item() / found.self_consistency.lipschitz, rel=1e-4
+    )
+    scale = (x - sae.b_dec).norm(dim=-1)
+    error = ((x - sae(x)).norm(dim=-1) / scale).detach()
+    assert found.error.max == pytest.approx(error.max().item(), rel=1e-4)
+    assert found.error.p95 == pytest.approx(error.quantile(0.95).item(), rel=1e-3)
+    usage = (z != 0).double().mean(0)
+    p = usage / usage.sum()
+    entropy = -(p * (p + 1e-12).log()).sum().item() / math.log(D_SAE)
+    assert found.health.usage_entropy == pytest.approx(entropy, rel=1e-6)
+    assert found.code_norm.max == pytest.approx((z.norm(dim=-1) / scale).max().item(), rel=1e-4)
+
+
+def test_lower_bound_of_paper_5_holds_where_its_assumptions_do():
+    """Dictionary known, no noise, one linear map and a fixed support: the certificate is below the
+    true error."""
+    torch.manual_seed(2)
+    atoms = torch.nn.functional.normalize(torch.randn(10, 30), dim=-1)
+    sae = AbsTopKSAE(AbsTopKSAEConfig(d_in=30, d_sae=10, k=10))
+    with torch.no_grad():
+        sae.W_dec.copy_(atoms)
+        sae.W_enc.copy_(atoms.T)
+        sae.b_dec.zero_()
+    truth = torch.randn(200, 10)
+    found = audit(sae, truth @ atoms)
+    z = sae.encode(truth @ atoms)
+    true_error = ((z - truth).norm(dim=-1) / z.norm(dim=-1)).mean().item()
+    assert 0 < found.self_consistency.lower_bound <= true_error
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+def test_every_architecture_goes_through(architecture, normalization):
+    found = audit(stock_sae(architecture, normalization), torch.randn(200, D_IN))
+    data = json.loads(json.dumps(audits_to_dict([found]), allow_nan=False))
+    assert data["schema"] == "sae-lens-isae/audit/1"
+    assert [a["name"] for a in data["saes"][0]["assumptions"]] == [f"A{i}" for i in range(1, 7)]
+    assert (found.proxy is not None) == (architecture in ("topk", "abstopk", "isae_me"))
+
+
+def test_two_saes_are_judged_by_the_worst_of_each_constant():
+    a = audit(stock_sae("topk", seed=0), torch.randn(300, D_IN))
+    b = audit(stock_sae("abstopk", seed=1), torch.randn(300, D_IN))
+    joint = joint_theorem([a, b])
+    assert joint.epsilon == max(a.theorem.epsilon, b.theorem.epsilon)
+    assert joint.zeta == min(a.theorem.zeta, b.theorem.zeta)
+
+
+def test_samples_at_the_bias_and_dead_saes():
+    torch.manual_seed(0)
+    sae = orthonormal_sae()
+    x = sparse_data(sae, 50)
+    x[:7] = sae.b_dec.detach()
+    assert audit(sae, x).n_at_offset == 7
+    with torch.no_grad():
+        sae.W_enc.zero_()
+    with pytest.raises(ValueError, match="no sample has an active latent"):
+        audit(sae, x)
+
+
+def test_one_sample_is_enough():
+    torch.manual_seed(0)
+    sae = orthonormal_sae()
+    assert audit(sae, sparse_data(sae, 1)).n_samples == 1

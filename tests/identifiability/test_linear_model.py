@@ -1,0 +1,113 @@
+"""Any SAELens SAE as x = D z + b: equal to SAELens where SAELens is right, safe where it is not."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from sae_lens import TopKSAE, TopKSAEConfig
+from sae_lens.registry import get_sae_class
+
+from sae_lens_isae.identifiability.linear_model import LinearModel
+from tests.conftest import D_IN, D_SAE, K, isae_config, make_sae
+
+ARCHITECTURES = ["standard", "gated", "jumprelu", "topk", "abstopk", "matching_pursuit", "isae_me"]
+NORMALIZATIONS = ["none", "constant_norm_rescale", "layer_norm"]
+
+
+def stock_sae(architecture, normalization="none", seed=0):
+    torch.manual_seed(seed)
+    sae_class, config_class = get_sae_class(architecture)
+    k = {"k": K} if architecture in ("topk", "abstopk", "isae_me") else {}
+    sae = sae_class(config_class(d_in=D_IN, d_sae=D_SAE, normalize_activations=normalization, **k))
+    with torch.no_grad():
+        for parameter in sae.parameters():
+            if parameter.ndim == 1:
+                parameter.normal_(0, 0.1).abs_()
+    return sae
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+def test_rebuilds_what_sae_lens_rebuilds(architecture, normalization):
+    sae, x = stock_sae(architecture, normalization), 3 * torch.randn(20, D_IN)
+    model = LinearModel(sae)
+    code = model.encode(x)
+    expected = sae(x)
+    torch.testing.assert_close(
+        model.decode(code.codes, code.offset), expected, atol=2e-4, rtol=1e-4
+    )
+    # the SAE was only borrowed
+    torch.testing.assert_close(sae(x), expected)
+
+
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+def test_keeps_no_state(normalization):
+    """The orders of calls that break SAELens' run-time normalisation."""
+    model = LinearModel(stock_sae("topk", normalization))
+    a, b = torch.randn(5, D_IN), 9 * torch.randn(7, D_IN)
+    of_a = model.encode(a)
+    model.encode(b)
+    first = model.decode(of_a.codes, of_a.offset)
+    assert torch.equal(first, model.decode(of_a.codes, of_a.offset))
+    assert model.encode(torch.zeros(2, D_IN)).codes.isfinite().all()
+
+
+@pytest.mark.parametrize("variant", ["iSAE", "iSAE-ME", "iSAE-ME tied"])
+def test_pre_activations_of_training_and_exported_sae_agree(variant, tmp_path, activations):
+    from sae_lens import SAE
+
+    sae = make_sae(isae_config(variant)).eval()
+    with torch.no_grad():
+        for parameter in sae.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    sae.save_inference_model(tmp_path)
+    trained, exported = LinearModel(sae), LinearModel(SAE.load_from_disk(tmp_path))
+    ours, theirs = trained.encode(activations), exported.encode(activations)
+    torch.testing.assert_close(ours.codes, theirs.codes, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(ours.hidden_pre, theirs.hidden_pre, atol=1e-4, rtol=1e-4)
+
+
+def test_codes_and_atoms_are_in_the_units_of_the_activations():
+    """Run-time normalisation scales the input, so the code must scale back."""
+    plain, x = stock_sae("topk"), torch.randn(6, D_IN)
+    with torch.no_grad():
+        plain.b_dec.zero_()
+        plain.b_enc.zero_()
+    normalised = TopKSAE(
+        TopKSAEConfig(d_in=D_IN, d_sae=D_SAE, k=K, normalize_activations="constant_norm_rescale")
+    )
+    normalised.load_state_dict(plain.state_dict())
+    # without biases the encoder is homogeneous: both have the same codes in the original space
+    torch.testing.assert_close(
+        LinearModel(plain).encode(x).codes, LinearModel(normalised).encode(x).codes
+    )
+    scaled = copy.deepcopy(plain)
+    with torch.no_grad():
+        scaled.W_dec.mul_(4)
+        scaled.W_enc.div_(4)
+    torch.testing.assert_close(
+        LinearModel(plain).encode(x).codes, LinearModel(scaled).encode(x).codes
+    )
+
+
+def test_what_is_not_a_linear_model_of_its_input():
+    sae = stock_sae("topk")
+    with torch.no_grad():
+        sae.W_dec[0, 0] = float("nan")
+    with pytest.raises(ValueError, match="holds NaN"):
+        LinearModel(sae)
+    sae = stock_sae("standard")
+    sae.cfg.d_out = D_IN + 1
+    with pytest.raises(ValueError, match="does not rebuild its input"):
+        LinearModel(sae)
+    with pytest.warns(UserWarning, match="was not folded"):
+        LinearModel(stock_sae("standard", "expected_average_only_in"))
+
+
+def test_encoder_weights_only_for_one_linear_map():
+    for architecture in ARCHITECTURES:
+        weights = LinearModel(stock_sae(architecture)).encoder_weights()
+        linear = architecture in ("standard", "jumprelu", "topk", "abstopk")
+        assert (weights is not None) == linear
