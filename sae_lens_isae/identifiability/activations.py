@@ -179,7 +179,7 @@ def from_model(
     n_samples = n_samples or DEFAULT_N_SAMPLES
 
     def chunks() -> Iterator[torch.Tensor]:
-        store = _store(sae, model_name, text, device)
+        store = _store(sae, model_name, text, device, n_samples)
         while True:
             yield store.get_filtered_llm_batch().flatten(0, -2).cpu()
 
@@ -187,7 +187,9 @@ def from_model(
     return ActivationSource(n_samples, sae.cfg.d_in, description, chunks)
 
 
-def _store(sae: SAE[Any], model_name: str, text: str, device: str) -> ActivationsStore:
+def _store(
+    sae: SAE[Any], model_name: str, text: str, device: str, n_samples: int
+) -> ActivationsStore:
     metadata = sae.cfg.metadata
     class_name: Any = metadata.model_class_name or "HookedTransformer"
     if model_name.startswith(GGUF_PREFIX):
@@ -213,6 +215,7 @@ def _store(sae: SAE[Any], model_name: str, text: str, device: str) -> Activation
         dataset,
         streaming=not packaged and not Path(text).exists(),
         store_batch_size_prompts=_PROMPTS,
+        total_tokens=n_samples,
         device=device,
         disable_concat_sequences=bool(metadata.disable_concat_sequences),
     )
