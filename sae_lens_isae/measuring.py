@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from sae_lens import SAE
 from transformers import set_seed
 
@@ -55,6 +56,8 @@ class Inputs:
         """
         if self.n_samples is not None and self.n_samples < 1:
             raise ValueError(f"samples must be >= 1, got {self.n_samples}")
+        if self.device.startswith("cuda") and not torch.cuda.is_available():
+            raise ValueError(f"device {self.device}: torch sees no CUDA device, use --device cpu")
         set_seed(self.seed)
         names = labels(self.saes)
         saes = {
@@ -119,7 +122,10 @@ def run_audit(inputs: Inputs, out: Path, **settings: Any) -> list[Audit]:
 
 def labels(names: list[str]) -> list[str]:
     """Names without the folder that all of them share, numbered where they repeat."""
-    shared = os.path.commonpath([Path(name).parent for name in names]) if len(names) > 1 else ""
+    # folders given in both ways, relative and absolute, have no folder in common to leave out
+    mixed = len({Path(name).is_absolute() for name in names}) > 1
+    several = len(names) > 1 and not mixed
+    shared = os.path.commonpath([Path(name).parent for name in names]) if several else ""
     short = [os.path.relpath(name, shared) if shared else name for name in names]
     seen: dict[str, int] = {}
     unique: list[str] = []

@@ -46,9 +46,11 @@ class LinearModel:
             raise ValueError(f"architecture {sae.cfg.architecture()!r} does not rebuild its input")
         if sae.cfg.architecture() == "temporal":
             raise ValueError("a temporal SAE encodes sequences, not single activations")
+        for name, weight in sae.named_parameters():
+            # an infinite threshold switches a latent off, which is no defect
+            if name != "threshold" and not weight.isfinite().all():
+                raise ValueError(f"{sae.cfg.architecture()} SAE: {name} holds NaN or Inf")
         weights = sae.W_dec.detach()
-        if not (weights.isfinite().all() and sae.b_dec.isfinite().all()):
-            raise ValueError(f"{sae.cfg.architecture()} SAE: the decoder holds NaN or Inf")
         self.normalization: str = sae.cfg.normalize_activations
         if self.normalization not in ("none", "constant_norm_rescale", "layer_norm"):
             warnings.warn(

@@ -376,14 +376,11 @@ class _Samples:
         both = ((paired_a != 0) & (paired_b != 0)).sum(-1)
         either = (a != 0).sum(-1) + (b != 0).sum(-1) - both
         self._iou.append(torch.where(either > 0, both / either.clamp_min(1), 1.0).cpu())
-        # latents without partner are at a distance from nothing
-        alone_a = a.square().sum(-1) - paired_a.square().sum(-1)
-        alone_b = b.square().sum(-1) - paired_b.square().sum(-1)
         distance = (paired_a - paired_b).square().sum(-1)
-        if len(index_a) < a.shape[1]:
-            distance = distance + alone_a.clamp_min(0)
-        if len(index_b) < b.shape[1]:
-            distance = distance + alone_b.clamp_min(0)
+        # latents without partner are compared with nothing
+        for codes, index in ((a, index_a), (b, index_b)):
+            if len(index) < codes.shape[1]:
+                distance = distance + codes.index_fill(1, index, 0).square().sum(-1)
         self._distance.append(distance.sqrt().cpu())
         self._norm.append((a.norm(dim=-1) + b.norm(dim=-1)).cpu() / 2)
 

@@ -163,3 +163,15 @@ def test_one_sample_is_enough():
     torch.manual_seed(0)
     sae = orthonormal_sae()
     assert audit(sae, sparse_data(sae, 1)).n_samples == 1
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("architecture", ["abstopk", "standard"])
+def test_gpu_equals_cpu(architecture):
+    sae, x = stock_sae(architecture), torch.randn(300, D_IN)
+    on_cpu, on_gpu = audit(sae, x), audit(sae.to("cuda"), x)
+    assert on_gpu.theorem.epsilon == pytest.approx(on_cpu.theorem.epsilon, rel=1e-3)
+    assert on_gpu.theorem.delta == pytest.approx(on_cpu.theorem.delta, rel=1e-3)
+    assert on_gpu.coherence.mu == pytest.approx(on_cpu.coherence.mu, rel=1e-4)
+    assert on_gpu.least_squares.median == pytest.approx(on_cpu.least_squares.median, rel=1e-2)

@@ -93,11 +93,12 @@ def test_codes_and_atoms_are_in_the_units_of_the_activations():
 
 
 def test_what_is_not_a_linear_model_of_its_input():
-    sae = stock_sae("topk")
-    with torch.no_grad():
-        sae.W_dec[0, 0] = float("nan")
-    with pytest.raises(ValueError, match="holds NaN"):
-        LinearModel(sae)
+    for name in ("W_dec", "W_enc", "b_dec"):
+        sae = stock_sae("topk")
+        with torch.no_grad():
+            getattr(sae, name).view(-1)[0] = float("nan")
+        with pytest.raises(ValueError, match=f"{name} holds NaN"):
+            LinearModel(sae)
     sae = stock_sae("standard")
     sae.cfg.d_out = D_IN + 1
     with pytest.raises(ValueError, match="does not rebuild its input"):
