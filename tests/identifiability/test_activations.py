@@ -6,11 +6,14 @@ import numpy as np
 import pytest
 import torch
 from datasets import Array2D, Dataset, Features
+from sae_lens import CacheActivationsRunner
+from sae_lens.config import CacheActivationsRunnerConfig
 from safetensors.torch import save_file
 
 from sae_lens_isae.identifiability import open_activations
 from sae_lens_isae.identifiability.activations import as_source, from_generator, from_model
 from sae_lens_isae.synthetic import signed_synthetic_model
+from tests.conftest import D_IN
 from tests.identifiability.test_linear_model import stock_sae
 
 
@@ -104,3 +107,24 @@ def test_not_finite_or_too_few():
 def test_an_sae_that_does_not_know_its_model():
     with pytest.raises(ValueError, match=r"a model \(--model\), text \(--text\)"):
         from_model(stock_sae("topk"))
+
+
+def test_what_sae_lens_caches(tiny_model, tmp_path):
+    model, text = tiny_model
+    cfg = CacheActivationsRunnerConfig(
+        dataset_path=str(text),
+        model_name=str(model),
+        model_class_name="AutoModelForCausalLM",
+        model_batch_size=4,
+        hook_name="model.layers.0",
+        d_in=D_IN,
+        training_tokens=1024,
+        context_size=16,
+        streaming=False,
+        buffer_size_gb=0.001,
+        new_cached_activations_path=str(tmp_path / "cached"),
+    )
+    CacheActivationsRunner(cfg).run()
+    source = open_activations(str(tmp_path / "cached"), hook_name="model.layers.0")
+    assert source.n_samples >= 960
+    assert rows(source, 100).shape == (source.n_samples, D_IN)
