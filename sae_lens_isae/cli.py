@@ -69,6 +69,8 @@ def train(
     )
     console = Console()
     if eval_batches:
+        from sae_lens_isae.report.tables import rich_table  # noqa: PLC0415
+
         headers = ["SAE", "CE-loss score", "explained variance", "L0"]
         rows = [
             [
@@ -79,7 +81,7 @@ def train(
             ]
             for trained in result.saes
         ]
-        console.print(_table("SAELens run_evals", headers, rows))
+        console.print(rich_table("SAELens run_evals", headers, rows))
     paths = [str(trained.path) for trained in result.saes if trained.path is not None]
     for path in paths:
         console.print(f"saved {path}", soft_wrap=True)
@@ -227,12 +229,6 @@ def demo(
 
     out = out / ("real" if real else "synthetic")
     (run_real_demo if real else run_demo)(out, seeds)
-
-
-def _table(title: str, headers: list[str], rows: list[list[str]]) -> object:
-    from sae_lens_isae.report.tables import rich_table  # noqa: PLC0415
-
-    return rich_table(title, headers, rows)
 
 
 def main() -> None:

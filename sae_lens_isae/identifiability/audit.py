@@ -18,6 +18,13 @@ from sae_lens import SAE
 from tqdm.auto import tqdm
 
 from sae_lens_isae.identifiability.activations import Activations, as_source
+from sae_lens_isae.identifiability.dictionary import (
+    Coherence,
+    Health,
+    lipschitz_constant,
+    measure_coherence,
+    measure_health,
+)
 from sae_lens_isae.identifiability.latents import LatentCounts
 from sae_lens_isae.identifiability.linear_model import LinearModel
 from sae_lens_isae.identifiability.supports import (
@@ -37,17 +44,13 @@ from sae_lens_isae.identifiability.verdict import (
     conclusion,
     joint_theorem,
 )
-from sae_lens_isae.losses.arip import largest_pre_activations
-from sae_lens_isae.solvers.codes import SparseCodes, inner_products
+from sae_lens_isae.solvers.codes import SparseCodes
 
 SCHEMA = "sae-lens-isae/audit/1"
 
 _CODE_BYTES = 2**28
 _MAX_BATCH = 1024
 _N_LEAST_SQUARES = 256
-_DEAD_RATE = 1e-4
-"""A latent with a lower usage rate is dead (paper 5, appendix D)."""
-_BLOCK_NUMBERS = 2**26
 
 
 @dataclass(frozen=True)
@@ -62,10 +65,8 @@ class Distribution:
     n: int
 
     @classmethod
-    def of(cls, values: Float[torch.Tensor, " n"]) -> Distribution | None:
-        """None where there are no values."""
-        if not len(values):
-            return None
+    def of(cls, values: Float[torch.Tensor, " n"]) -> Distribution:
+        """Of one value or more."""
         values = values.double().cpu()
         median, p95, p99 = (float(torch.quantile(values, q)) for q in (0.5, 0.95, 0.99))
         return cls(float(values.mean()), median, p95, p99, float(values.max()), len(values))
@@ -84,18 +85,6 @@ class Conditioning:
 
 
 @dataclass(frozen=True)
-class Coherence:
-    """The largest |cosine| of two atoms, and what it bounds."""
-
-    mu: float
-    latents: tuple[int, int]
-    """The two latents."""
-    rip_bound: float
-    """(k - 1) mu >= delta of any k atoms (Gershgorin), and the factor of paper 5's Lemma 1: code
-    error <= (k - 1) mu |z|; vacuous from 1 on."""
-
-
-@dataclass(frozen=True)
 class SelfConsistency:
     """One more decode-encode pass (paper 5): how far does the code move?"""
 
@@ -109,19 +98,6 @@ class SelfConsistency:
     lower_bound: float | None
     """Theorem 2: if the dictionary were the true one, the code would be wrong by at least this
     share of its norm, on average. In-support residual over the Lipschitz constant."""
-
-
-@dataclass(frozen=True)
-class Health:
-    """Dictionary health by paper 5, appendix D."""
-
-    dead_fraction: float
-    """Share of latents active in less than one sample of 10,000."""
-    usage_entropy: float
-    """Entropy of the usage rates over that of uniform usage; 1 is best."""
-    coherence_rms: float
-    """Root mean square cosine of two different atoms."""
-    n_zero_atoms: int
 
 
 @dataclass(frozen=True)
@@ -201,9 +177,7 @@ def audit(
         for x in source.batches(size):
             stream.add(x)
             progress.update(len(x))
-    codes, target = stream.kept()
-    if stream.counts.active.sum() == 0:
-        raise ValueError(f"{name}: no sample has an active latent")
+    codes, target = stream.kept(name)
     generator = torch.Generator().manual_seed(seed)
     supports = Supports.of_codes(codes)
     # an even split into two random halves: each sample at most once
@@ -214,7 +188,6 @@ def audit(
     # a single sample is its own only pair
     first, second = (first, second) if half else (order, order)
     pairs = _conditioning(model, supports.pick(first).union(supports.pick(second)))
-    assert pairs is not None
     rows = order[:_N_LEAST_SQUARES]
     gap, gain = least_squares_gap(
         model.atoms,
@@ -225,7 +198,7 @@ def audit(
     rich = richness(supports, model.d_sae, n_examined=2048, seed=seed)
     diverse = diversity(codes)
     least_squares = Distribution.of(gap)
-    assert least_squares is not None
+    norm_spread = stream.norm_spread()
     k = max(1, int(l0.max))
     proxy = None if stream.proxies is None else _conditioning(model, stream.proxies)
     theorem = Theorem(
@@ -235,7 +208,7 @@ def audit(
         zeta=norm.max if diverse.zeta is None else diverse.zeta,
         k=k,
     )
-    coherence = _coherence(model, k)
+    coherence = measure_coherence(model, k)
     return Audit(
         name=name,
         architecture=model.cfg.architecture(),
@@ -245,7 +218,7 @@ def audit(
         activations=source.description,
         n_at_offset=stream.n_at_offset,
         error=error,
-        norm_spread=stream.norm_spread(),
+        norm_spread=norm_spread,
         l0=l0,
         code_norm=norm,
         proxy=proxy,
@@ -256,8 +229,8 @@ def audit(
         least_squares_gain=float(gain.mean()),
         coherence=coherence,
         self_consistency=stream.self_consistency(),
-        health=_health(model, stream.counts),
-        assumptions=assumptions(theorem, pairs, rich, diverse, least_squares, stream.norm_spread()),
+        health=measure_health(model, stream.counts),
+        assumptions=assumptions(theorem, pairs, rich, diverse, least_squares, norm_spread),
         theorem=theorem,
     )
 
@@ -283,9 +256,7 @@ class _Stream:
         self.counts = LatentCounts(model.d_sae)
         self.n_at_offset = 0
         self._n_kept = n_kept
-        k = model.k
-        self._proxy_size = 2 * k if k is not None and 2 * k <= model.d_sae else None
-        self._n_proxies = n_affordable(self._proxy_size or 1, model.d_in, n_supports)
+        self._n_proxies = n_affordable(2 * (model.k or 1), model.d_in, n_supports)
         self._proxies: list[torch.Tensor] = []
         self._codes: list[SparseCodes] = []
         self._targets: list[torch.Tensor] = []
@@ -321,14 +292,10 @@ class _Stream:
             kept = SparseCodes.from_dense(code.codes[rows] / norm[rows, None])
             self._codes.append(kept)
             self._targets.append((x - code.offset)[rows] / norm[rows, None])
-        self._add_proxies(code.hidden_pre)
-
-    def _add_proxies(self, hidden_pre: Float[torch.Tensor, "batch d_sae"] | None) -> None:
         missing = self._n_proxies - sum(map(len, self._proxies))
-        if hidden_pre is not None and self._proxy_size is not None and missing > 0:
-            self._proxies.append(
-                largest_pre_activations(hidden_pre[:missing], self._proxy_size, self._model.signed)
-            )
+        proxies = self._model.proxy_supports(code, missing) if missing > 0 else None
+        if proxies is not None:
+            self._proxies.append(proxies)
 
     @property
     def proxies(self) -> Supports | None:
@@ -338,10 +305,10 @@ class _Stream:
         indices = torch.cat(self._proxies)
         return Supports(indices, torch.ones_like(indices, dtype=torch.bool))
 
-    def kept(self) -> tuple[SparseCodes, Float[torch.Tensor, "kept d_in"]]:
+    def kept(self, name: str) -> tuple[SparseCodes, Float[torch.Tensor, "kept d_in"]]:
         """Codes and targets at |x - b| = 1."""
         if not self._codes:
-            raise ValueError("no sample has an active latent")
+            raise ValueError(f"{name}: no sample has an active latent")
         width = max(c.indices.shape[1] for c in self._codes)
 
         def widened(values: torch.Tensor) -> torch.Tensor:
@@ -358,81 +325,30 @@ class _Stream:
 
     def distributions(self) -> tuple[Distribution, Distribution, Distribution]:
         """Relative error, L0, and norm of the codes."""
-        found = [
-            Distribution.of(torch.cat(self._per_sample[name])) for name in ("error", "l0", "code")
-        ]
-        error, l0, code = found
-        assert error is not None
-        assert l0 is not None
-        assert code is not None
-        return error, l0, code
+        return self._distribution("error"), self._distribution("l0"), self._distribution("code")
+
+    def _distribution(self, name: str) -> Distribution:
+        return Distribution.of(torch.cat(self._per_sample[name]))
 
     def norm_spread(self) -> float:
         norm = torch.cat(self._per_sample["norm"])
         return float(norm.max() / norm.median())
 
     def self_consistency(self) -> SelfConsistency:
-        moved = Distribution.of(torch.cat(self._per_sample["moved"]))
-        inside = Distribution.of(torch.cat(self._per_sample["moved_in_support"]))
-        assert moved is not None
-        assert inside is not None
-        lipschitz = _lipschitz(self._model)
+        moved = self._distribution("moved")
+        inside = self._distribution("moved_in_support")
+        lipschitz = lipschitz_constant(self._model)
         bound = None if lipschitz is None or lipschitz == 0 else inside.mean / lipschitz
         return SelfConsistency(moved, inside, lipschitz, bound)
 
 
-def _conditioning(model: LinearModel, supports: Supports) -> Conditioning | None:
+def _conditioning(model: LinearModel, supports: Supports) -> Conditioning:
     delta, r_arip = conditioning(model.atoms, supports)
-    distribution = Distribution.of(delta)
-    if distribution is None:
-        return None
     return Conditioning(
-        distribution,
+        Distribution.of(delta),
         float(r_arip.mean()),
         {name: float((delta < bound).float().mean()) for name, bound in RIP_THRESHOLDS.items()},
         delta.cpu().tolist(),
-    )
-
-
-def _coherence(model: LinearModel, k: int) -> Coherence:
-    atoms = model.atoms
-    mu, where = 0.0, (0, 0)
-    blocks = torch.arange(model.d_sae).split(max(1, _BLOCK_NUMBERS // model.d_sae))
-    for rows in tqdm(blocks, desc="Coherence", unit="block", leave=False, disable=len(blocks) < 8):
-        start = int(rows[0])
-        # the half above the diagonal is enough
-        cosine = inner_products(atoms[rows.to(atoms.device)], atoms[start:]).abs_().triu_(1)
-        best = int(cosine.argmax())
-        i, j = divmod(best, cosine.shape[1])
-        if cosine[i, j] > mu:
-            mu, where = float(cosine[i, j]), (start + i, start + j)
-    return Coherence(min(mu, 1.0), where, (k - 1) * min(mu, 1.0))
-
-
-def _lipschitz(model: LinearModel) -> float | None:
-    """|W_enc W_dec|_2, from two d_in x d_in matrices instead of the d_sae x d_sae product."""
-    encoder = model.encoder_weights()
-    if encoder is None:
-        return None
-    decoder = (model.atoms.T @ model.atoms).double()
-    values, vectors = torch.linalg.eigh(decoder)
-    root = vectors * values.clamp_min(0).sqrt() @ vectors.T
-    return math.sqrt(
-        max(0.0, float(torch.linalg.eigvalsh(root @ (encoder @ encoder.T).double() @ root)[-1]))
-    )
-
-
-def _health(model: LinearModel, counts: LatentCounts) -> Health:
-    usage = counts.active / counts.n_samples
-    p = usage / usage.sum()
-    entropy = float(-(p * (p + 1e-12).log()).sum()) / math.log(max(2, model.d_sae))
-    frame = (model.atoms.T @ model.atoms).double()
-    own = model.atoms.square().sum(-1).double().square().sum()
-    return Health(
-        dead_fraction=float((usage < _DEAD_RATE).double().mean()),
-        usage_entropy=entropy,
-        coherence_rms=math.sqrt(max(0.0, float(frame.square().sum() - own))) / model.d_sae,
-        n_zero_atoms=int((model.atom_norm == 0).sum()),
     )
 
 

@@ -11,13 +11,15 @@ from __future__ import annotations
 import copy
 import warnings
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from sae_lens import SAE
 from sae_lens.saes.abstopk_sae import AbsTopK
 
+from sae_lens_isae.losses.arip import largest_pre_activations
 from sae_lens_isae.solvers.codes import unit_atoms
 
 
@@ -75,6 +77,21 @@ class LinearModel:
     def rescales(self) -> bool:
         """Whether the SAE's own codes are in units of unit-norm atoms already."""
         return bool(getattr(self.cfg, "rescale_acts_by_decoder_norm", False))
+
+    @cached_property
+    def frame_operator(self) -> Float[torch.Tensor, "d_in d_in"]:
+        """D D^T of the unit-norm atoms, in float64; its eigenvalues are the Gram matrix's."""
+        return (self.atoms.T @ self.atoms).double()
+
+    @torch.no_grad()
+    def proxy_supports(
+        self, code: LinearCode, n_samples: int
+    ) -> Int[torch.Tensor, "samples size"] | None:
+        """The 2k largest pre-activations of the first samples (paper 1, 'Measuring aRIP'); None
+        without pre-activations or k, or where 2k exceeds the latents."""
+        if code.hidden_pre is None or self.k is None or 2 * self.k > self.d_sae:
+            return None
+        return largest_pre_activations(code.hidden_pre[:n_samples], 2 * self.k, self.signed)
 
     def same_as(self, other: LinearModel) -> bool:
         """Whether both have the same weights."""

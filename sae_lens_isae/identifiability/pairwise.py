@@ -27,7 +27,7 @@ from sae_lens_isae.identifiability.activations import Activations, ActivationSou
 from sae_lens_isae.identifiability.latents import LatentCounts, PairCounts, latent_table
 from sae_lens_isae.identifiability.linear_model import LinearCode, LinearModel
 from sae_lens_isae.identifiability.matching import DictionaryMatch, match_dictionaries
-from sae_lens_isae.losses.arip import ARIPMeasurement, largest_pre_activations
+from sae_lens_isae.losses.arip import ARIPMeasurement
 from sae_lens_isae.solvers import omp
 
 SCHEMA = "sae-lens-isae/pairwise/1"
@@ -269,15 +269,13 @@ class _Run:
         error = (x - self.model.decode(code.codes, code.offset)).square().sum(-1)
         self._error += torch.where(energy > 0, error / energy, 0.0).sum().item()
         self._n += len(x)
-        k = self.model.k
-        if code.hidden_pre is not None and k is not None and 2 * k <= self.model.d_sae:
-            # exact eigenvalues are costly and settle quickly
-            missing = max(0, _MAX_BATCH - self._n_supports)
-            supports = largest_pre_activations(code.hidden_pre[:missing], 2 * k, self.model.signed)
-            if len(supports):
-                measured = ARIPMeasurement(self.model.atoms, supports)
-                self._r_arip += measured.r_arip().item() * len(supports)
-                self._n_supports += len(supports)
+        # exact eigenvalues are costly and settle quickly
+        missing = _MAX_BATCH - self._n_supports
+        supports = self.model.proxy_supports(code, missing) if missing > 0 else None
+        if supports is not None:
+            measured = ARIPMeasurement(self.model.atoms, supports)
+            self._r_arip += measured.r_arip().item() * len(supports)
+            self._n_supports += len(supports)
         return code
 
     def oracle(

@@ -1,0 +1,89 @@
+"""What a dictionary shows without codes, or with no more than how often each latent fires.
+
+Coherence, the Lipschitz constant of Corollary 3, and health: all of paper 5.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from tqdm.auto import tqdm
+
+from sae_lens_isae.identifiability.latents import LatentCounts
+from sae_lens_isae.identifiability.linear_model import LinearModel
+from sae_lens_isae.solvers.codes import inner_products
+
+_DEAD_RATE = 1e-4
+"""A latent with a lower usage rate is dead (paper 5, appendix D)."""
+_BLOCK_NUMBERS = 2**26
+
+
+@dataclass(frozen=True)
+class Coherence:
+    """The largest |cosine| of two atoms, and what it bounds."""
+
+    mu: float
+    latents: tuple[int, int]
+    """The two latents."""
+    rip_bound: float
+    """(k - 1) mu >= delta of any k atoms (Gershgorin), and the factor of paper 5's Lemma 1: code
+    error <= (k - 1) mu |z|; vacuous from 1 on."""
+
+
+@dataclass(frozen=True)
+class Health:
+    """Dictionary health by paper 5, appendix D."""
+
+    dead_fraction: float
+    """Share of latents active in less than one sample of 10,000."""
+    usage_entropy: float
+    """Entropy of the usage rates over that of uniform usage; 1 is best."""
+    coherence_rms: float
+    """Root mean square cosine of two different atoms."""
+    n_zero_atoms: int
+
+
+def measure_coherence(model: LinearModel, k: int) -> Coherence:
+    """The largest |cosine| of two atoms, in blocks; `k` enters the bound only."""
+    atoms = model.atoms
+    mu, where = 0.0, (0, 0)
+    blocks = torch.arange(model.d_sae).split(max(1, _BLOCK_NUMBERS // model.d_sae))
+    for rows in tqdm(blocks, desc="Coherence", unit="block", leave=False, disable=len(blocks) < 8):
+        start = int(rows[0])
+        # the half above the diagonal is enough
+        cosine = inner_products(atoms[rows.to(atoms.device)], atoms[start:]).abs_().triu_(1)
+        best = int(cosine.argmax())
+        i, j = divmod(best, cosine.shape[1])
+        if cosine[i, j] > mu:
+            mu, where = float(cosine[i, j]), (start + i, start + j)
+    return Coherence(min(mu, 1.0), where, (k - 1) * min(mu, 1.0))
+
+
+def lipschitz_constant(model: LinearModel) -> float | None:
+    """|W_enc W_dec|_2 of Corollary 3, from two d_in x d_in matrices instead of the d_sae x d_sae
+    product; None where the encoder is not one linear map and an activation function."""
+    encoder = model.encoder_weights()
+    if encoder is None:
+        return None
+    values, vectors = torch.linalg.eigh(model.frame_operator)
+    root = vectors * values.clamp_min(0).sqrt() @ vectors.T
+    return math.sqrt(
+        max(0.0, float(torch.linalg.eigvalsh(root @ (encoder @ encoder.T).double() @ root)[-1]))
+    )
+
+
+def measure_health(model: LinearModel, counts: LatentCounts) -> Health:
+    """Dictionary health, with usage as counted over a stream of activations."""
+    usage = counts.active / counts.n_samples
+    p = usage / usage.sum()
+    entropy = float(-(p * (p + 1e-12).log()).sum()) / math.log(max(2, model.d_sae))
+    own = model.atoms.square().sum(-1).double().square().sum()
+    return Health(
+        dead_fraction=float((usage < _DEAD_RATE).double().mean()),
+        usage_entropy=entropy,
+        coherence_rms=math.sqrt(max(0.0, float(model.frame_operator.square().sum() - own)))
+        / model.d_sae,
+        n_zero_atoms=int((model.atom_norm == 0).sum()),
+    )
