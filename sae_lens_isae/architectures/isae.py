@@ -3,10 +3,12 @@
 The exported SAE is SAELens' own `topk` or `abstopk` and needs nothing from this package.
 """
 
+import itertools
 import math
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, cast
 
 import torch
 from jaxtyping import Bool, Float
@@ -20,16 +22,18 @@ from sae_lens import (
 )
 from sae_lens.saes.abstopk_sae import AbsTopK
 from sae_lens.saes.sae import TrainStepInput, TrainStepOutput
-from sae_lens.saes.topk_sae import TopK, act_times_W_dec
+from sae_lens.saes.topk_sae import TopK
 from typing_extensions import override
 
 from sae_lens_isae.architectures.recipe import (
     NonFiniteWatch,
     dead_latent_acts,
+    first_dead,
     geometric_median,
     inverse_norm,
     project_to_unit_norm,
     resample_dead_latents,
+    slots_for,
     unit_norm_mse,
 )
 from sae_lens_isae.losses import (
@@ -40,10 +44,18 @@ from sae_lens_isae.losses import (
     drop_training_state,
 )
 from sae_lens_isae.ops.compiling import not_compiled
+from sae_lens_isae.ops.fused_adam import fuse_adam_of
+from sae_lens_isae.ops.graphs import GraphedStep
+from sae_lens_isae.ops.lagging import LaggingCount
+from sae_lens_isae.ops.multistep import EncodedCodes, encode_codes
+from sae_lens_isae.ops.sparse import decode_codes, to_dense
 
 Activation = Literal["abstopk", "topk"]
 
 _ACTIVATIONS: dict[str, type[TopK] | type[AbsTopK]] = {"abstopk": AbsTopK, "topk": TopK}
+_GRAPHED_UP_TO = 1 << 26
+"""Batch size times d_sae up to which launches take longer than the work; a graph keeps the memory
+of a step for itself."""
 _NORMALIZATIONS = ("none", "expected_average_only_in", "constant_norm_rescale")
 
 
@@ -104,6 +116,10 @@ class ISAETrainingSAEConfig(TopKTrainingSAEConfig, LossTermsConfig):
     `resample_every` steps; 0, the paper's recipe, leaves them to the dead-latent loss."""
     resample_every: int = 100
     """Steps between two resamplings."""
+    cuda_graph: bool = True
+    """On a CUDA device, record the step once and replay it: the host's launches are what a step of
+    moderate size waits for. Steps with hooks, with large batches or dictionaries, or under
+    torch.compile are not recorded."""
     decoder_init_norm: float | None = 1.0
     """Norm of the atoms at the start; the recipe keeps them at 1 and accepts nothing else."""
     normalize_activations: Literal[  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -167,21 +183,6 @@ _WHY_FIXED = {
 }
 
 
-def _any_on_cpu(mask: Bool[torch.Tensor, " d_sae"]) -> bool:
-    """False if it is known that no element is set; only on a CPU is the look free."""
-    return mask.device.type != "cpu" or bool(mask.any())
-
-
-class Encoding(NamedTuple):
-    """All that one encoder pass yields; each [batch, d_sae]."""
-
-    feature_acts: torch.Tensor
-    hidden_pre: torch.Tensor
-    """What the final activation function saw."""
-    linear_pre: torch.Tensor
-    """(x - b) W_enc; the same as `hidden_pre` for a linear encoder."""
-
-
 class ISAETrainingSAE(LossTermsMixin, TopKTrainingSAE):
     """Training SAE of the paper's recipe.
 
@@ -197,21 +198,34 @@ class ISAETrainingSAE(LossTermsMixin, TopKTrainingSAE):
         self.b_enc.requires_grad_(False)
         self.build_loss_terms(LOSS_TERMS)
         self._bias_is_set = False
+        self._adam_is_fused = False
         self._watch = NonFiniteWatch()
+        self._dead_count = LaggingCount()
+        self._dead_slots = 0
+        self._graphed_step = GraphedStep()
+        self._loss_names: list[str] = []
 
     @override
     def get_activation_fn(self) -> TopK | AbsTopK:
         return _ACTIVATIONS[self.cfg.activation](self.cfg.k)
 
-    def encode_all(self, x: Float[torch.Tensor, "batch d_in"]) -> Encoding:
-        """Encode, keeping what the losses need."""
-        feature_acts, hidden_pre = super().encode_with_hidden_pre(x)
-        return Encoding(feature_acts, hidden_pre, linear_pre=hidden_pre)
+    @property
+    def signed(self) -> bool:
+        """Whether latents may fire with either sign."""
+        return self.cfg.activation == "abstopk"
 
-    @override
-    def encode_with_hidden_pre(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        feature_acts, hidden_pre, _ = self.encode_all(x)
-        return feature_acts, hidden_pre
+    def encode_codes(
+        self,
+        centred: Float[torch.Tensor, "batch d_in"],
+        dictionary: Float[torch.Tensor, "d_sae d_in"],  # noqa: ARG002
+    ) -> EncodedCodes:
+        """Encode for training: codes as indices and values, with a backward pass on supports.
+
+        Args:
+            centred: x - b.
+            dictionary: The atoms, with unit norm.
+        """
+        return encode_codes(centred, self.W_enc, int(self.cfg.k), self.signed)
 
     @torch.no_grad()
     def initialize_bias(self, activations: Float[torch.Tensor, "batch d_in"]) -> None:
@@ -227,30 +241,83 @@ class ISAETrainingSAE(LossTermsMixin, TopKTrainingSAE):
     @override
     def training_forward_pass(self, step_input: TrainStepInput) -> TrainStepOutput:
         self.begin_step(step_input)
-        feature_acts, hidden_pre, linear_pre = self.encode_all(step_input.sae_in)
-        sae_out = self.decode(feature_acts)
-        ctx = StepContext(self, step_input, feature_acts, hidden_pre, sae_out)
-        losses = {
-            "mse_loss": unit_norm_mse(sae_out, step_input.sae_in),
-            **self.calculate_aux_loss(step_input, feature_acts, linear_pre, sae_out),
-            **self.term_losses(ctx),
-        }
-        loss = torch.stack(list(losses.values())).sum()
+        sae_in, dead = step_input.sae_in, step_input.dead_neuron_mask
+        term_inputs = self.term_inputs(len(sae_in))
+
+        def tensors_of_step(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            remaining = iter(tensors)
+            this = replace(
+                step_input,
+                sae_in=next(remaining),
+                dead_neuron_mask=None if dead is None else next(remaining),
+            )
+            given = [[next(remaining) for _ in of_term] for of_term in term_inputs]
+            losses, ctx = self.losses_of_step(this, given)
+            self._loss_names = list(losses)
+            values = torch.stack(list(losses.values()))
+            kept = (ctx.feature_acts, ctx.hidden_pre, ctx.sae_out, ctx.dictionary)
+            return values.sum(), values.detach(), *(t.detach() for t in kept)
+
+        inputs = (sae_in, *(() if dead is None else (dead,)), *itertools.chain(*term_inputs))
+        loss, values, *kept = self._run_step(tensors_of_step, inputs)
+        # a replay overwrites its outputs, and losses are what people keep
+        loss, values = loss.clone(), values.clone()
         self._watch.record(loss, step_input.n_training_steps)
+        ctx = StepContext(self, step_input, *kept)
         return TrainStepOutput(
-            sae_in=step_input.sae_in,
-            sae_out=sae_out,
-            feature_acts=feature_acts,
-            hidden_pre=hidden_pre,
+            sae_in=sae_in,
+            sae_out=ctx.sae_out,
+            feature_acts=ctx.feature_acts,
+            hidden_pre=ctx.hidden_pre,
             loss=loss,
-            losses=losses,
+            losses=dict(zip(self._loss_names, values.unbind(), strict=True)),
             metrics=cast(Any, self.term_metrics(ctx)),
         )
+
+    def losses_of_step(
+        self, step_input: TrainStepInput, term_inputs: Sequence[Sequence[torch.Tensor]]
+    ) -> tuple[dict[str, torch.Tensor], StepContext]:
+        """The differentiable part of a training step: every loss by name, and what they saw.
+
+        On a CUDA device this is recorded and replayed: what it does may depend on the tensors it is
+        given, on parameters and on what `step_kind` names, and it must not wait for the device.
+        """
+        project_to_unit_norm(self.W_dec)
+        dictionary = torch.nn.functional.normalize(self.W_dec, dim=-1)
+        centred = self.process_sae_in(step_input.sae_in)
+        codes = self.encode_codes(centred, dictionary)
+        self.hook_sae_acts_pre(codes.linear_pre)
+        feature_acts = to_dense(codes.indices, codes.values, self.cfg.d_sae)
+        recons = decode_codes(dictionary, codes.indices, codes.values) + self.b_dec
+        recons = self.run_time_activation_norm_fn_out(self.hook_sae_recons(recons))
+        sae_out = self.reshape_fn_out(recons, self.d_head)
+        feature_acts = self.hook_sae_acts_post(feature_acts)
+        ctx = StepContext(self, step_input, feature_acts, codes.hidden_pre, sae_out, dictionary)
+        aux = self.calculate_aux_loss(step_input, feature_acts, codes.linear_pre, sae_out)
+        losses = {"mse_loss": unit_norm_mse(sae_out, step_input.sae_in), **aux}
+        return {**losses, **self.term_losses(ctx, term_inputs)}, ctx
+
+    @not_compiled
+    def _run_step(
+        self,
+        function: Callable[..., tuple[torch.Tensor, ...]],
+        inputs: Sequence[torch.Tensor],
+    ) -> tuple[torch.Tensor, ...]:
+        hooked = any(point.has_hooks() for point in self.hook_dict.values())
+        large = len(inputs[0]) * self.cfg.d_sae > _GRAPHED_UP_TO
+        if hooked or large or not self.cfg.cuda_graph:
+            return function(*inputs)
+        return self._graphed_step(function, inputs, self, self.step_kind())
+
+    def step_kind(self) -> Hashable:
+        """What the course of `losses_of_step` depends on besides its tensors."""
+        return self._dead_slots
 
     # steps are counted here, and torch.compile would compile anew for every count
     @not_compiled
     def begin_step(self, step_input: TrainStepInput) -> None:
-        """What comes before the forward pass: checks, start of the bias, resampling, projection."""
+        """What comes before the forward pass: checks, start of the bias, resampling, the count of
+        dead latents."""
         self._watch.check()
         if step_input.sae_in.shape[1:] != (self.cfg.d_in,):
             raise ValueError(
@@ -259,11 +326,15 @@ class ISAETrainingSAE(LossTermsMixin, TopKTrainingSAE):
             )
         if not self._bias_is_set:
             self.initialize_bias(step_input.sae_in)
+        if not self._adam_is_fused:
+            fuse_adam_of(self.W_dec)
+            self._adam_is_fused = True
         dead = step_input.dead_neuron_mask
         due = 0 < self.n_steps <= self.cfg.resample_until
         if due and dead is not None and self.n_steps % self.cfg.resample_every == 0:
             self.resample(dead, step_input.sae_in)
-        project_to_unit_norm(self.W_dec)
+        if dead is not None:
+            self._dead_slots = slots_for(self._dead_count.update(dead.sum()), self.cfg.d_sae)
         self.n_steps += 1
 
     @torch.no_grad()
@@ -283,16 +354,17 @@ class ISAETrainingSAE(LossTermsMixin, TopKTrainingSAE):
     ) -> dict[str, torch.Tensor]:
         """Let dead latents reconstruct what the code left over, on the unit-norm scale.
 
-        `hidden_pre` is (x - b) W_enc for every variant: a loss that read the multistep encoder's
-        last step would send a dense gradient through all its steps.
+        They are encoded anew, linearly for every variant: a loss that read `hidden_pre`, or the
+        multistep encoder's last step, would send a dense gradient through the encoder.
         """
         loss = sae_out.new_zeros(())
         dead = step_input.dead_neuron_mask
-        if dead is not None and self.cfg.aux_loss_coefficient > 0 and _any_on_cpu(dead):
+        if dead is not None and self._dead_slots > 0 and self.cfg.aux_loss_coefficient > 0:
             k_aux = min(max(self.cfg.d_in // 2, 1), self.cfg.d_sae)
-            signed = self.cfg.activation == "abstopk"
-            acts = dead_latent_acts(hidden_pre, dead, k_aux, signed)
-            recons = act_times_W_dec(acts, self.W_dec, rescale_acts_by_decoder_norm=True)
+            latents = first_dead(dead, self._dead_slots)
+            linear_pre = self.process_sae_in(step_input.sae_in) @ self.W_enc[:, latents]
+            acts = dead_latent_acts(linear_pre, dead[latents], k_aux, self.signed)
+            recons = acts @ torch.nn.functional.normalize(self.W_dec[latents], dim=-1)
             to_unit_norm = inverse_norm(step_input.sae_in)
             residual = (step_input.sae_in - sae_out).detach() * to_unit_norm
             if self.cfg.normalize_activations == "constant_norm_rescale":

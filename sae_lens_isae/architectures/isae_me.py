@@ -6,6 +6,7 @@ is positively homogeneous, so folding the norms or an activation scale into the 
 leaves S alone. (Were S to act on codes before the norms n, folding would be diag(1/n) S diag(n).)
 """
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -19,13 +20,17 @@ from typing_extensions import override
 
 from sae_lens_isae.architectures.isae import (
     ISAESAE,
-    Encoding,
     ISAESAEConfig,
     ISAETrainingSAE,
     ISAETrainingSAEConfig,
 )
 from sae_lens_isae.ops.compiling import not_compiled
-from sae_lens_isae.ops.multistep import multistep_encode
+from sae_lens_isae.ops.multistep import (
+    EncodedCodes,
+    encode_codes,
+    encode_codes_tied,
+    multistep_encode,
+)
 
 StepMatrix = Literal["full", "tied"]
 
@@ -75,8 +80,7 @@ class ISAEMESAE(ISAESAE):
 
     def encode_with_hidden_pre(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The code, and what the last AbsTopK chose from: u(T)."""
-        encoding = _encode(self, x, self.cfg.encoder_steps)
-        return encoding.feature_acts, encoding.hidden_pre
+        return _encode(self, x, self.cfg.encoder_steps)
 
     @override
     def process_state_dict_for_loading(self, state_dict: dict[str, Any]) -> None:
@@ -130,8 +134,23 @@ class ISAEMETrainingSAE(ISAETrainingSAE):
         _initialize_step_matrix(self)
 
     @override
-    def encode_all(self, x: Float[torch.Tensor, "batch d_in"]) -> Encoding:
+    def encode_with_hidden_pre(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return _encode(self, x, self._encoder_steps)
+
+    @override
+    def encode_codes(
+        self,
+        centred: Float[torch.Tensor, "batch d_in"],
+        dictionary: Float[torch.Tensor, "d_sae d_in"],
+    ) -> EncodedCodes:
+        k, n_steps = int(self.cfg.k), self._encoder_steps
+        if self.cfg.step_matrix == "tied":
+            return encode_codes_tied(centred, self.W_enc, dictionary, k, self.signed, n_steps)
+        return encode_codes(centred, self.W_enc, k, self.signed, self.S, n_steps)
+
+    @override
+    def step_kind(self) -> Hashable:
+        return super().step_kind(), self._encoder_steps
 
     @override
     @not_compiled
@@ -157,7 +176,7 @@ class ISAEMETrainingSAE(ISAETrainingSAE):
 _Multistep = ISAEMESAE | ISAEMETrainingSAE
 
 
-def _encode(sae: _Multistep, x: torch.Tensor, n_steps: int) -> Encoding:
+def _encode(sae: _Multistep, x: torch.Tensor, n_steps: int) -> tuple[torch.Tensor, torch.Tensor]:
     linear_pre = sae.hook_sae_acts_pre(sae.process_sae_in(x) @ sae.W_enc + sae.b_enc)
     linear_pre = _rescaled(sae, linear_pre)
     feature_acts, hidden_pre = multistep_encode(
@@ -166,7 +185,7 @@ def _encode(sae: _Multistep, x: torch.Tensor, n_steps: int) -> Encoding:
         activation_fn=sae.activation_fn,
         n_steps=n_steps,
     )
-    return Encoding(sae.hook_sae_acts_post(feature_acts), hidden_pre, linear_pre)
+    return sae.hook_sae_acts_post(feature_acts), hidden_pre
 
 
 def _times_step_matrix(sae: _Multistep, feature_acts: torch.Tensor) -> torch.Tensor:

@@ -10,7 +10,7 @@ paper's exact placement, SAELens scales x before b is subtracted; the loss is th
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from sae_lens.saes.abstopk_sae import calculate_abstopk_aux_acts
 from sae_lens.saes.topk_sae import calculate_topk_aux_acts
 
@@ -30,23 +30,32 @@ def unit_norm_mse(
     return ((sae_out - sae_in) * inverse_norm(sae_in)).pow(2).sum(-1).mean()
 
 
+def first_dead(dead: Bool[torch.Tensor, " d_sae"], n_slots: int) -> Int[torch.Tensor, " slots"]:
+    """Indices of the first `n_slots` dead latents, then of living ones if there are fewer.
+
+    The number of slots is the host's to choose, so that it need not wait for the number of dead.
+    """
+    return dead.logical_not().to(torch.uint8).argsort(stable=True)[:n_slots]
+
+
 def dead_latent_acts(
-    linear_pre: Float[torch.Tensor, "batch d_sae"],
-    dead: Bool[torch.Tensor, " d_sae"],
+    linear_pre: Float[torch.Tensor, "batch slots"],
+    dead: Bool[torch.Tensor, " slots"],
     k_aux: int,
     signed: bool,
-) -> Float[torch.Tensor, "batch d_sae"]:
-    """The `k_aux` largest dead latents of each sample, all others zero.
+) -> Float[torch.Tensor, "batch slots"]:
+    """The `k_aux` largest dead latents of each sample, all others zero."""
+    acts = torch.where(dead, linear_pre, 0.0)
+    if k_aux < len(dead):
+        pick = calculate_abstopk_aux_acts if signed else calculate_topk_aux_acts
+        # living ones that fill up the selection are 0 in `acts`
+        acts = pick(k_aux, acts, dead)
+    return acts if signed else acts.relu()
 
-    Fewer than `k_aux` dead latents need no special case and no look at their number, which would
-    make the host wait for the device: the living ones that fill up the selection come out as 0.
 
-    Args:
-        signed: Select by magnitude and keep the sign (AbsTopK), else by value and clip at 0 (TopK).
-    """
-    if signed:
-        return calculate_abstopk_aux_acts(k_aux, torch.where(dead, linear_pre, 0.0), dead)
-    return calculate_topk_aux_acts(k_aux, linear_pre, dead).relu()
+def slots_for(n_dead: int, d_sae: int) -> int:
+    """Slots for so many dead latents: in powers of two, so that shapes seldom change."""
+    return min(max(256, 1 << (n_dead - 1).bit_length()), d_sae) if n_dead else 0
 
 
 @torch.no_grad()

@@ -49,16 +49,27 @@ class RegularizedMixin(LossTermsMixin):
         )
         if isinstance(stock, torch.Tensor):
             stock = {"auxiliary_loss": stock}
-        ctx = StepContext(self, step_input, feature_acts, hidden_pre, sae_out)
-        return {**stock, **self.term_losses(ctx)}
+        ctx = self._context(step_input, feature_acts, hidden_pre, sae_out)
+        inputs = self.term_inputs(len(step_input.sae_in))
+        return {**stock, **self.term_losses(ctx, inputs)}
 
     @override
     def training_forward_pass(self, step_input: TrainStepInput) -> TrainStepOutput:
         output = super().training_forward_pass(step_input)
-        ctx = StepContext(self, step_input, output.feature_acts, output.hidden_pre, output.sae_out)
+        ctx = self._context(step_input, output.feature_acts, output.hidden_pre, output.sae_out)
         output.metrics.update(self.term_metrics(ctx))  # pyright: ignore[reportArgumentType,reportCallIssue]
         self._count_step()
         return output
+
+    def _context(
+        self,
+        step_input: TrainStepInput,
+        feature_acts: torch.Tensor,
+        hidden_pre: torch.Tensor,
+        sae_out: torch.Tensor,
+    ) -> StepContext:
+        dictionary = torch.nn.functional.normalize(self.W_dec, dim=-1)
+        return StepContext(self, step_input, feature_acts, hidden_pre, sae_out, dictionary)
 
     @not_compiled
     def _count_step(self) -> None:

@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from sae_lens import SAE
 from sae_lens.saes.abstopk_sae import AbsTopK
 
-from sae_lens_isae.losses.arip import largest_pre_activations
+from sae_lens_isae.ops.selection import select_largest
 from sae_lens_isae.solvers.codes import unit_atoms
 
 
@@ -91,7 +91,8 @@ class LinearModel:
         without pre-activations or k, or where 2k exceeds the latents."""
         if code.hidden_pre is None or self.k is None or 2 * self.k > self.d_sae:
             return None
-        return largest_pre_activations(code.hidden_pre[:n_samples], 2 * self.k, self.signed)
+        hidden_pre = code.hidden_pre[:n_samples]
+        return select_largest(hidden_pre, 2 * self.k, self.signed).indices
 
     def same_as(self, other: LinearModel) -> bool:
         """Whether both have the same weights."""

@@ -19,8 +19,9 @@ from sae_lens import TrainingSAE, TrainingSAEConfig
 from sae_lens.saes.abstopk_sae import AbsTopK
 from typing_extensions import override
 
-from sae_lens_isae.losses.terms import LossTerm, LossTermsMixin, Metric, StepContext
-from sae_lens_isae.ops.compiling import not_compiled
+from sae_lens_isae.losses.terms import LossTerm, Metric, StepContext
+from sae_lens_isae.ops.selection import select_largest
+from sae_lens_isae.ops.sparse import gram_codes
 
 _N_MEASURED = 64
 """Supports measured exactly on a logging step: eigenvalues of 64 small matrices cost little."""
@@ -41,29 +42,18 @@ def arip_estimate(
         supports: Indices of the atoms in S, distinct in each row.
         noise: Standard normal, independent of the rest.
     """
-    codes = noise.new_zeros(supports.shape[0], dictionary.shape[0]).scatter(-1, supports, noise)
-    back = ((codes @ dictionary) @ dictionary.T).gather(-1, supports)
-    return back.pow(2).mean(-1).mean() - 1
-
-
-def largest_pre_activations(
-    hidden_pre: Float[torch.Tensor, "batch d_sae"], size: int, signed: bool
-) -> Int[torch.Tensor, "batch size"]:
-    """Indices of the `size` largest pre-activations: S of equation 7 where `size` is 2k.
-
-    Args:
-        signed: Rank by magnitude, as signed codes do; by value otherwise, so that S holds the
-            support of the code in either case.
-    """
-    ranked = hidden_pre.abs() if signed else hidden_pre
-    return ranked.topk(size, dim=-1, sorted=False).indices
+    return gram_codes(dictionary, supports, noise).pow(2).mean() - 1
 
 
 def sae_supports(
     sae: TrainingSAE[Any], hidden_pre: Float[torch.Tensor, "batch d_sae"], size: int
 ) -> Int[torch.Tensor, "batch size"]:
-    """`largest_pre_activations`, ranked as the SAE's own activation function ranks them."""
-    return largest_pre_activations(hidden_pre, size, isinstance(sae.activation_fn, AbsTopK))
+    """Indices of the `size` largest pre-activations: S of equation 7 where `size` is 2k.
+
+    They are ranked as the SAE's own activation function ranks them, so S holds the code's support.
+    """
+    signed = isinstance(sae.activation_fn, AbsTopK)
+    return select_largest(hidden_pre, size, signed).indices
 
 
 @torch.no_grad()
@@ -145,11 +135,19 @@ class ARIP(LossTerm):
         return cls(weight=cfg.arip_weight, size=support_size(cfg), seed=cfg.arip_seed)
 
     @override
-    def forward(self, ctx: StepContext) -> Float[torch.Tensor, ""]:
+    def inputs(self, step: int, batch_size: int, device: torch.device) -> tuple[torch.Tensor, ...]:
+        """Normal noise that depends on seed and step only, so that a resumed run draws the same."""
+        # mixed by two odd constants into 32 bits: the CPU's generator ignores the bits above
+        key = (self.seed * 0x9E3779B1 + step * 0x85EBCA77) % 2**32
+        generator = torch.Generator(device).manual_seed(key)
+        return (torch.randn(batch_size, self.size, generator=generator, device=device),)
+
+    @override
+    def forward(self, ctx: StepContext, *inputs: torch.Tensor) -> Float[torch.Tensor, ""]:
+        (noise,) = inputs
         supports = sae_supports(ctx.sae, ctx.hidden_pre.detach(), self.size)
-        noise = _step_noise(supports, self.seed, ctx.sae)
-        noise = noise.to(ctx.dictionary.dtype)
-        return self.weight * arip_estimate(ctx.dictionary, supports, noise)
+        estimate = arip_estimate(ctx.dictionary, supports, noise.to(ctx.dictionary.dtype))
+        return self.weight * estimate
 
     @override
     def metrics(self, ctx: StepContext) -> dict[str, Metric]:
@@ -187,14 +185,3 @@ class ARIPMeasurement:
     def delta_quantile(self, q: float) -> Float[torch.Tensor, ""]:
         """Quantile of the aRIP constant over the supports; 1.0 is the worst support."""
         return torch.quantile(arip_delta(self.eigenvalues), q)
-
-
-@not_compiled
-def _step_noise(
-    supports: Int[torch.Tensor, "batch size"], seed: int, sae: LossTermsMixin
-) -> Float[torch.Tensor, "batch size"]:
-    """Normal noise that depends on seed and step only, so that a resumed run draws the same."""
-    # mixed by two odd constants into 32 bits: the CPU's generator ignores the bits above
-    key = (seed * 0x9E3779B1 + sae.n_steps * 0x85EBCA77) % 2**32
-    generator = torch.Generator(supports.device).manual_seed(key)
-    return torch.randn(supports.shape, generator=generator, device=supports.device)

@@ -8,9 +8,8 @@ term by name, and a training class needs only the methods of `LossTermsMixin`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
@@ -19,6 +18,8 @@ from sae_lens import TrainingSAE, TrainingSAEConfig
 from sae_lens.saes.sae import TrainStepInput
 from torch import nn
 
+from sae_lens_isae.ops.compiling import not_compiled
+
 Metric = torch.Tensor | float | int | Callable[[], torch.Tensor | float | int]
 
 
@@ -26,7 +27,8 @@ Metric = torch.Tensor | float | int | Callable[[], torch.Tensor | float | int]
 class StepContext:
     """What a loss term may look at in one training step.
 
-    `hidden_pre` holds the unsparsified codes, that is what the final activation function saw.
+    `hidden_pre` holds the unsparsified codes, that is what the final activation function saw, and
+    `dictionary` the decoder's atoms with unit norm, differentiable in `W_dec`.
     """
 
     sae: LossTermsMixin
@@ -34,16 +36,14 @@ class StepContext:
     feature_acts: Float[torch.Tensor, "batch d_sae"]
     hidden_pre: Float[torch.Tensor, "batch d_sae"]
     sae_out: Float[torch.Tensor, "batch d_in"]
-
-    @cached_property
-    def dictionary(self) -> Float[torch.Tensor, "d_sae d_in"]:
-        """The decoder's atoms with unit norm, differentiable in `W_dec`."""
-        return nn.functional.normalize(self.sae.W_dec, dim=-1)
+    dictionary: Float[torch.Tensor, "d_sae d_in"]
 
 
 class LossTerm(nn.Module, ABC):
     """One addend of the training loss.
 
+    `forward` may be recorded once as a CUDA graph and replayed: it must not wait for the device,
+    and what changes from step to step without being a function of the batch goes through `inputs`.
     A term that keeps running statistics registers them as buffers that start at zero: they are
     saved with training checkpoints and left out of the exported SAE.
     """
@@ -56,8 +56,17 @@ class LossTerm(nn.Module, ABC):
     def from_config(cls, cfg: TrainingSAEConfig) -> LossTerm | None:
         """The term as `cfg` describes it, or None where `cfg` switches it off."""
 
+    def inputs(
+        self,
+        step: int,  # noqa: ARG002
+        batch_size: int,  # noqa: ARG002
+        device: torch.device,  # noqa: ARG002
+    ) -> tuple[torch.Tensor, ...]:
+        """What `forward` needs besides the batch: random numbers, a weight that warms up."""
+        return ()
+
     @abstractmethod
-    def forward(self, ctx: StepContext) -> Float[torch.Tensor, ""]:
+    def forward(self, ctx: StepContext, *inputs: torch.Tensor) -> Float[torch.Tensor, ""]:
         """The weighted loss of this step."""
 
     def metrics(self, ctx: StepContext) -> dict[str, Metric]:  # noqa: ARG002
@@ -79,9 +88,23 @@ class LossTermsMixin(TrainingSAE[Any]):
         terms = {term.name: term.from_config(self.cfg) for term in term_classes}
         self.loss_terms = nn.ModuleDict({n: t for n, t in terms.items() if t is not None})
 
-    def term_losses(self, ctx: StepContext) -> dict[str, torch.Tensor]:
-        """Loss of every term, by name."""
-        return {name: term(ctx) for name, term in self._terms()}
+    @not_compiled
+    def term_inputs(self, batch_size: int) -> tuple[tuple[torch.Tensor, ...], ...]:
+        """What every term needs besides the batch, in the order of the terms."""
+        return tuple(t.inputs(self.n_steps, batch_size, self.device) for _, t in self._terms())
+
+    def term_losses(
+        self, ctx: StepContext, inputs: Sequence[Sequence[torch.Tensor]]
+    ) -> dict[str, torch.Tensor]:
+        """Loss of every term, by name.
+
+        Args:
+            inputs: As `term_inputs` returned them.
+        """
+        return {
+            name: term(ctx, *given)
+            for (name, term), given in zip(self._terms(), inputs, strict=True)
+        }
 
     def term_metrics(self, ctx: StepContext) -> dict[str, Metric]:
         """Metrics of every term; empty except on logging steps."""

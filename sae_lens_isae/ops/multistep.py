@@ -1,11 +1,33 @@
-"""The multistep encoder (paper 1, section 3.4, after Gregor & LeCun 2010)."""
+"""The multistep encoder (paper 1, section 3.4, after Gregor & LeCun 2010).
+
+    u(i) = z(i-1) S + (x - b) W_enc,   z(i) = keep_k(u(i)),   z(0) = 0        (equation 10)
+
+`multistep_encode` is that recursion in plain torch. `encode_codes` and `encode_codes_tied` are its
+forms for training, on codes held as indices and values. Their backward pass touches supports only:
+keep_k passes a gradient on its k entries alone, so dL/du(i) is k-sparse, dL/dz(i-1) is needed on
+the k entries of z(i-1), and dL/dS has k^2 terms per sample and step.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
+from torch.autograd.function import once_differentiable
+
+from sae_lens_isae.ops.backends import choose_form, triton_serves
+from sae_lens_isae.ops.compiling import not_compiled
+from sae_lens_isae.ops.selection import select_largest, select_largest_of_sum
+from sae_lens_isae.ops.sparse import (
+    accumulate_rows,
+    dot_rows,
+    form_to_accumulate,
+    product_dtype,
+    sum_rows,
+    to_dense,
+)
 
 Codes = Float[torch.Tensor, "... d_sae"]
 
@@ -16,7 +38,7 @@ def multistep_encode(
     activation_fn: Callable[[Codes], Codes],
     n_steps: int,
 ) -> tuple[Codes, Codes]:
-    """Run z(i) = activation(z(i-1) S + (x - b) W_enc), z(0) = 0, for `n_steps` steps (equation 10).
+    """Run the recursion for `n_steps` steps.
 
     Args:
         linear_pre: (x - b) W_enc.
@@ -33,3 +55,309 @@ def multistep_encode(
         hidden_pre = apply_step_matrix(feature_acts) + linear_pre
         feature_acts = activation_fn(hidden_pre)
     return feature_acts, hidden_pre
+
+
+class EncodedCodes(NamedTuple):
+    """The result of one encoder pass; differentiable in everything but `indices`.
+
+    A gradient that arrives at `values` stays on supports all the way; one that arrives at
+    `linear_pre` or `hidden_pre` is dense and costs dense products.
+    """
+
+    indices: Int[torch.Tensor, "batch k"]
+    values: Float[torch.Tensor, "batch k"]
+    linear_pre: Float[torch.Tensor, "batch d_sae"]
+    """(x - b) W_enc."""
+    hidden_pre: Float[torch.Tensor, "batch d_sae"]
+    """u(T), from which the last selection chose; `linear_pre` itself for one step."""
+
+
+@not_compiled
+def encode_codes(
+    centred: Float[torch.Tensor, "batch d_in"],
+    W_enc: Float[torch.Tensor, "d_in d_sae"],
+    k: int,
+    signed: bool,
+    S: Float[torch.Tensor, "d_sae d_sae"] | None = None,
+    n_steps: int = 1,
+) -> EncodedCodes:
+    """T steps with the step matrix S, or one step of the linear encoder. Honours autocast.
+
+    Args:
+        centred: x - b.
+        k: Entries kept per sample, between 1 and d_sae.
+        signed: AbsTopK; otherwise TopK with its ReLU.
+        n_steps: T; more than one needs `S`.
+    """
+    dtype = product_dtype(W_enc)
+    if S is None or n_steps == 1:
+        values, indices, linear_pre = _Encode.apply(centred, W_enc, k, signed, dtype)
+        return EncodedCodes(indices, values, linear_pre, linear_pre)
+    outputs = _EncodeWithStepMatrix.apply(centred, W_enc, S, k, signed, n_steps, dtype)
+    values, indices, linear_pre, hidden_pre = outputs
+    return EncodedCodes(indices, values, linear_pre, hidden_pre)
+
+
+def _keep(values: torch.Tensor, signed: bool) -> torch.Tensor:
+    # values come back in float32 or more: everything after the encoder adds them up
+    values = values.to(torch.promote_types(values.dtype, torch.float32))
+    return values if signed else values.relu()
+
+
+def _passes(values: torch.Tensor, signed: bool) -> torch.Tensor | float:
+    """What the activation multiplies gradients with: TopK's ReLU stops them where it clipped."""
+    return 1.0 if signed else (values > 0).to(values.dtype)
+
+
+class _Encode(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        centred: torch.Tensor,
+        W_enc: torch.Tensor,
+        k: int,
+        signed: bool,
+        dtype: torch.dtype,
+    ) -> tuple[torch.Tensor, ...]:
+        centred, weight = centred.to(dtype), W_enc.to(dtype)
+        linear_pre = centred @ weight
+        indices, values = select_largest(linear_pre, k, signed)
+        values = _keep(values, signed)
+        ctx.save_for_backward(centred, weight, indices, values)
+        ctx.signed = signed
+        ctx.mark_non_differentiable(indices)
+        ctx.set_materialize_grads(False)
+        return values, indices, linear_pre
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
+        values_grad, _, linear_grad = grads
+        centred, weight, indices, values = ctx.saved_tensors
+        if values_grad is None:
+            values_grad = torch.zeros_like(values)
+        sparse = values_grad * _passes(values, ctx.signed)
+        needed = ctx.needs_input_grad[:2]
+        linear = _linear_grads(centred, weight, indices, sparse, linear_grad, needed)
+        return (*linear, None, None, None)
+
+
+def _linear_grads(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    indices: torch.Tensor,
+    sparse: torch.Tensor,
+    dense: torch.Tensor | None,
+    needed: tuple[bool, bool],
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """Gradients of x and the weight from that of x @ weight, which is sparse + dense."""
+    d_sae = weight.shape[1]
+    needs_x, needs_weight = needed
+    x_grad = weight_grad = None
+    if dense is not None or form_to_accumulate(d_sae, indices.shape[1], x) == "dense":
+        total = to_dense(indices, sparse, d_sae)
+        total = (total if dense is None else total + dense).to(x.dtype)
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        if needs_x:
+            x_grad = (total @ weight.T).to(dtype)
+        if needs_weight:
+            weight_grad = (x.T @ total).to(dtype)
+        return x_grad, weight_grad
+    if needs_x:
+        x_grad = sum_rows(weight.T.contiguous(), indices, sparse)
+    if needs_weight:
+        weight_grad = accumulate_rows(indices, sparse, x, d_sae).T
+    return x_grad, weight_grad
+
+
+class _EncodeWithStepMatrix(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        centred: torch.Tensor,
+        W_enc: torch.Tensor,
+        S: torch.Tensor,
+        k: int,
+        signed: bool,
+        n_steps: int,
+        dtype: torch.dtype,
+    ) -> tuple[torch.Tensor, ...]:
+        centred, weight = centred.to(dtype), W_enc.to(dtype)
+        linear_pre = centred @ weight
+        step_matrix = S.to(dtype)
+        indices, values = select_largest(linear_pre, k, signed)
+        steps = [(indices, _keep(values, signed))]
+        hidden_pre = linear_pre
+        for _ in range(n_steps - 1):
+            fed_back = sum_rows(step_matrix, *steps[-1]).to(dtype)
+            (indices, values), hidden_pre = select_largest_of_sum(fed_back, linear_pre, k, signed)
+            steps.append((indices, _keep(values, signed)))
+        ctx.save_for_backward(centred, weight, step_matrix, *(t for step in steps for t in step))
+        ctx.signed = signed
+        indices, values = steps[-1]
+        ctx.mark_non_differentiable(indices)
+        ctx.set_materialize_grads(False)
+        return values, indices, linear_pre, hidden_pre
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
+        values_grad, _, linear_grad, hidden_grad = grads
+        centred, weight, step_matrix, *flat = ctx.saved_tensors
+        steps = list(zip(flat[::2], flat[1::2], strict=True))
+        d_sae = weight.shape[1]
+        dtype = torch.promote_types(step_matrix.dtype, torch.float32)
+        step_grad = torch.zeros(d_sae, d_sae, dtype=dtype, device=weight.device)
+        indices, values = steps[-1]
+        if values_grad is None:
+            values_grad = torch.zeros_like(values)
+        sparse = values_grad * _passes(values, ctx.signed)
+        touched = []
+        for before, after in zip(steps[-2::-1], steps[:0:-1], strict=True):
+            codes_grad = _through_step_matrix(
+                step_matrix, step_grad, before, after[0], sparse, hidden_grad
+            )
+            if hidden_grad is not None:
+                linear_grad = hidden_grad if linear_grad is None else linear_grad + hidden_grad
+                hidden_grad = None
+            touched.append((after[0], sparse))
+            sparse = codes_grad * _passes(before[1], ctx.signed)
+        touched.append((steps[0][0], sparse))
+        all_indices = torch.cat([indices for indices, _ in touched], dim=-1)
+        all_sparse = torch.cat([grad for _, grad in touched], dim=-1)
+        needed = ctx.needs_input_grad[:2]
+        linear = _linear_grads(centred, weight, all_indices, all_sparse, linear_grad, needed)
+        return (*linear, step_grad, None, None, None, None)
+
+
+def _through_step_matrix(
+    step_matrix: torch.Tensor,
+    step_grad: torch.Tensor,
+    before: tuple[torch.Tensor, torch.Tensor],
+    after: torch.Tensor,
+    sparse: torch.Tensor,
+    dense: torch.Tensor | None,
+) -> torch.Tensor:
+    """Gradient of z(i-1) on its support, from that of u(i) = z(i-1) S + ...; adds S's in place.
+
+    Args:
+        before: Indices and values of z(i-1).
+        after: Support of z(i), on which `sparse` is the gradient of u(i).
+        dense: A further gradient of u(i), on all its entries.
+    """
+    indices, values = before
+    d_sae = len(step_matrix)
+    if dense is None and triton_serves(step_matrix, sparse):
+        from sae_lens_isae.ops import triton_kernels
+
+        return triton_kernels.multiply_block(step_matrix, step_grad, indices, values, after, sparse)
+    if dense is not None or choose_form(d_sae, after.shape[1], step_matrix) == "dense":
+        total = to_dense(after, sparse, d_sae)
+        total = (total if dense is None else total + dense).to(step_matrix.dtype)
+        codes = to_dense(indices, values, d_sae).to(step_matrix.dtype)
+        step_grad += codes.T @ total
+        return (total @ step_matrix.T).gather(-1, indices).to(sparse.dtype)
+    flat = (indices[:, :, None] * d_sae + after[:, None, :]).flatten()
+    terms = values[:, :, None] * sparse[:, None, :]
+    step_grad.view(-1).index_add_(0, flat, terms.flatten().to(step_grad.dtype))
+    block = step_matrix.reshape(-1)[flat].view(terms.shape).to(sparse.dtype)
+    return (block * sparse[:, None, :]).sum(-1)
+
+
+@not_compiled
+def encode_codes_tied(
+    centred: Float[torch.Tensor, "batch d_in"],
+    W_enc: Float[torch.Tensor, "d_in d_sae"],
+    dictionary: Float[torch.Tensor, "d_sae d_in"],
+    k: int,
+    signed: bool,
+    n_steps: int,
+) -> EncodedCodes:
+    """T steps with S = I - D W_enc, in the form u = z + (x - b - z D) W_enc. Honours autocast.
+
+    Args:
+        centred: x - b.
+        dictionary: D, the atoms with unit norm.
+    """
+    if n_steps == 1:
+        return encode_codes(centred, W_enc, k, signed)
+    dtype = product_dtype(W_enc)
+    values, indices, linear_pre, hidden_pre = _EncodeTied.apply(
+        centred, W_enc, dictionary, k, signed, n_steps, dtype
+    )
+    return EncodedCodes(indices, values, linear_pre, hidden_pre)
+
+
+class _EncodeTied(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        centred: torch.Tensor,
+        W_enc: torch.Tensor,
+        dictionary: torch.Tensor,
+        k: int,
+        signed: bool,
+        n_steps: int,
+        dtype: torch.dtype,
+    ) -> tuple[torch.Tensor, ...]:
+        weight, atoms = W_enc.to(dtype), dictionary.to(dtype)
+        residual = centred.to(dtype)
+        linear_pre = residual @ weight
+        indices, values = select_largest(linear_pre, k, signed)
+        steps = [(residual, indices, _keep(values, signed))]
+        for _ in range(n_steps - 1):
+            _, indices, values = steps[-1]
+            residual = (centred - sum_rows(atoms, indices, values)).to(dtype)
+            hidden_pre = residual @ weight
+            hidden_pre.scatter_add_(-1, indices, values.to(dtype))
+            indices, values = select_largest(hidden_pre, k, signed)
+            steps.append((residual, indices, _keep(values, signed)))
+        ctx.save_for_backward(weight, atoms, *(t for step in steps for t in step))
+        ctx.signed = signed
+        _, indices, values = steps[-1]
+        ctx.mark_non_differentiable(indices)
+        ctx.set_materialize_grads(False)
+        return values, indices, linear_pre, hidden_pre
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
+        values_grad, _, linear_grad, hidden_grad = grads
+        weight, atoms, *flat = ctx.saved_tensors
+        steps = list(zip(flat[::3], flat[1::3], flat[2::3], strict=True))
+        d_sae = len(atoms)
+        rows = weight.T.contiguous()
+        if values_grad is None:
+            values_grad = torch.zeros_like(steps[-1][2])
+        sparse = values_grad * _passes(steps[-1][2], ctx.signed)
+        centred_grad = torch.zeros_like(steps[0][0], dtype=sparse.dtype)
+        sparse_grads, residual_grads = [sparse], []
+        for (_, old, old_values), (_, new, _) in zip(steps[-2::-1], steps[:0:-1], strict=True):
+            residual_grad = sum_rows(rows, new, sparse)
+            same = (old[:, :, None] == new[:, None, :]).to(sparse.dtype)
+            codes_grad = torch.bmm(same, sparse[:, :, None])[..., 0]
+            if hidden_grad is not None:
+                residual_grad = residual_grad + hidden_grad @ rows
+                codes_grad = codes_grad + hidden_grad.gather(-1, old)
+                hidden_grad = None
+            codes_grad = codes_grad - dot_rows(residual_grad.to(atoms.dtype), atoms, old)
+            centred_grad += residual_grad
+            residual_grads.append(residual_grad)
+            sparse = codes_grad * _passes(old_values, ctx.signed)
+            sparse_grads.append(sparse)
+        centred_grad += sum_rows(rows, steps[0][1], sparse)
+        residuals, indices, values = (torch.cat(each) for each in zip(*steps, strict=True))
+        weight_grad = accumulate_rows(indices, torch.cat(sparse_grads[::-1]), residuals, d_sae).T
+        n_fed_back = len(indices) - len(steps[0][1])
+        dictionary_grad = accumulate_rows(
+            indices[:n_fed_back],
+            -values[:n_fed_back],
+            torch.cat(residual_grads[::-1]).to(atoms.dtype),
+            d_sae,
+        )
+        for dense, residual in ((grads[2], steps[0][0]), (grads[3], steps[-1][0])):
+            if dense is not None:
+                weight_grad = weight_grad + residual.T @ dense
+        if linear_grad is not None:
+            centred_grad += linear_grad @ rows
+        return centred_grad, weight_grad, dictionary_grad, None, None, None, None

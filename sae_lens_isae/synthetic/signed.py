@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import torch
 from jaxtyping import Float
-from sae_lens.saes.abstopk_sae import AbsTopK
 from sae_lens.synthetic import (
     ActivationGenerator,
     SyntheticModel,
     SyntheticModelConfig,
 )
 from typing_extensions import override
+
+from sae_lens_isae.ops.selection import select_largest
+from sae_lens_isae.ops.sparse import to_dense
 
 
 class SignedSparseGenerator(ActivationGenerator):
@@ -23,14 +25,15 @@ class SignedSparseGenerator(ActivationGenerator):
         if not 1 <= k <= num_features:
             raise ValueError(f"k must be between 1 and num_features = {num_features}, got {k}")
         super().__init__(num_features, firing_probabilities=k / num_features, device=device)
-        self._sparsify = AbsTopK(k)
+        self.k = k
 
     @override
     @torch.no_grad()
     def sample(self, batch_size: int) -> Float[torch.Tensor, "batch num_features"]:
         """Draw codes from torch's global generator."""
         device = self.firing_probabilities.device
-        return self._sparsify(torch.randn(batch_size, self.num_features, device=device))
+        gaussian = torch.randn(batch_size, self.num_features, device=device)
+        return to_dense(*select_largest(gaussian, self.k, signed=True), self.num_features)
 
 
 def signed_synthetic_model(

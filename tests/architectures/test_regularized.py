@@ -7,7 +7,8 @@ import torch
 from sae_lens import SAE
 from sae_lens.registry import get_sae_training_class
 
-from sae_lens_isae.losses.arip import gram_eigenvalues, largest_pre_activations, r_arip
+from sae_lens_isae.losses.arip import gram_eigenvalues, r_arip
+from sae_lens_isae.ops.selection import select_largest
 from tests.architectures.test_recipe import step_input
 from tests.conftest import D_IN, D_SAE, Activations, K, isae_config, make_sae, train_sae
 
@@ -62,6 +63,6 @@ def test_the_regulariser_lowers_arip(make_config):
     for weight in (0.0, 1.0):
         sae = train_sae(make_config(weight), n_steps=150)
         _, pre = sae.encode_with_hidden_pre(x)
-        supports = largest_pre_activations(pre, 2 * K, signed=True)
+        supports = select_largest(pre, 2 * K, signed=True).indices
         measured.append(r_arip(gram_eigenvalues(sae.W_dec, supports)).mean())
     assert measured[1] < 0.8 * measured[0]

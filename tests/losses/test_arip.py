@@ -11,9 +11,9 @@ from sae_lens_isae.losses.arip import (
     arip_delta,
     arip_estimate,
     gram_eigenvalues,
-    largest_pre_activations,
     r_arip,
 )
+from sae_lens_isae.ops.selection import select_largest
 from tests.architectures.test_recipe import step_input
 from tests.conftest import BATCH, Activations, K, isae_config, make_sae, make_trainer
 
@@ -89,7 +89,7 @@ def test_support_holds_the_code(signed):
     pre = torch.randn(50, 20)
     ranked = pre.abs() if signed else pre
     code = ranked.topk(4, dim=-1).indices
-    support = largest_pre_activations(pre, 8, signed)
+    support = select_largest(pre, 8, signed).indices
     assert all(set(c) <= set(s) for c, s in zip(code.tolist(), support.tolist(), strict=True))
 
 
@@ -116,7 +116,7 @@ def test_measurement_is_logged_on_logging_steps_only():
     assert sae.training_forward_pass(step_input(x)).metrics == {}
     out = sae.training_forward_pass(step_input(x, logging=True))
     log = trainer.build_train_step_log_dict(out, BATCH)
-    supports = largest_pre_activations(out.hidden_pre, 2 * K, signed=True)[:64]
+    supports = select_largest(out.hidden_pre, 2 * K, signed=True).indices[:64]
     eigenvalues = gram_eigenvalues(sae.W_dec, supports)
     assert log["metrics/r_arip"] == pytest.approx(r_arip(eigenvalues).mean().item(), rel=1e-4)
     delta = arip_delta(eigenvalues)

@@ -1,0 +1,66 @@
+"""The k largest entries of a row: TopK, AbsTopK, and the supports on which aRIP looks."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+
+from sae_lens_isae.ops.backends import triton_serves
+from sae_lens_isae.ops.compiling import not_compiled
+
+
+class Selection(NamedTuple):
+    """The chosen entries of every row, in no order."""
+
+    indices: Int[torch.Tensor, "batch k"]
+    values: Float[torch.Tensor, "batch k"]
+
+
+@not_compiled
+@torch.no_grad()
+def select_largest(u: Float[torch.Tensor, "batch columns"], k: int, signed: bool) -> Selection:
+    """Indices and values of the `k` largest entries per row.
+
+    The Triton kernel takes the first of equal entries; `torch.topk`, elsewhere, any of them.
+
+    Args:
+        signed: Rank by magnitude (AbsTopK) instead of by value (TopK). Values keep their sign in
+            either case: the ReLU of TopK is the caller's.
+
+    Raises:
+        ValueError: k is not between 1 and the number of columns.
+    """
+    return _select(u, None, k, signed, want_sum=False)[0]
+
+
+@torch.no_grad()
+def select_largest_of_sum(
+    u: Float[torch.Tensor, "batch columns"],
+    addend: Float[torch.Tensor, "batch columns"],
+    k: int,
+    signed: bool,
+) -> tuple[Selection, Float[torch.Tensor, "batch columns"]]:
+    """`select_largest` of u + addend, and that sum, in one pass over both."""
+    selection, total = _select(u, addend, k, signed, want_sum=True)
+    assert total is not None
+    return selection, total
+
+
+def _select(
+    u: torch.Tensor, addend: torch.Tensor | None, k: int, signed: bool, want_sum: bool
+) -> tuple[Selection, torch.Tensor | None]:
+    n_columns = u.shape[-1]
+    if not 1 <= k <= n_columns:
+        raise ValueError(f"k must be between 1 and the {n_columns} columns, got {k}")
+    if triton_serves(u):
+        from sae_lens_isae.ops import triton_kernels
+
+        if triton_kernels.can_select(n_columns, k):
+            indices, values, total = triton_kernels.select(u, k, signed, addend, want_sum)
+            return Selection(indices, values.to(u.dtype)), total
+    total = u if addend is None else u + addend
+    ranked = total.abs() if signed else total
+    indices = ranked.topk(k, dim=-1, sorted=False).indices
+    return Selection(indices, total.gather(-1, indices)), total
