@@ -13,6 +13,11 @@ from typing import Any
 
 import pytest
 import torch
+
+if not torch.cuda.is_available():
+    # before anything imports Triton, which looks once
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 from sae_lens import SAETrainer, TrainingSAE
 from sae_lens.config import SAETrainerConfig
 from sae_lens.registry import get_sae_training_class

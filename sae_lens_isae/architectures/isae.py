@@ -26,6 +26,7 @@ from sae_lens.saes.topk_sae import TopK
 from typing_extensions import override
 
 from sae_lens_isae.architectures.recipe import (
+    DeadLatentSlots,
     NonFiniteWatch,
     dead_latent_acts,
     first_dead,
@@ -33,7 +34,6 @@ from sae_lens_isae.architectures.recipe import (
     inverse_norm,
     project_to_unit_norm,
     resample_dead_latents,
-    slots_for,
     unit_norm_mse,
 )
 from sae_lens_isae.losses import (
@@ -46,7 +46,6 @@ from sae_lens_isae.losses import (
 from sae_lens_isae.ops.compiling import not_compiled
 from sae_lens_isae.ops.fused_adam import fuse_adam_of
 from sae_lens_isae.ops.graphs import GraphedStep
-from sae_lens_isae.ops.lagging import LaggingCount
 from sae_lens_isae.ops.multistep import EncodedCodes, encode_codes
 from sae_lens_isae.ops.sparse import decode_codes, to_dense
 
@@ -200,7 +199,7 @@ class ISAETrainingSAE(LossTermsMixin, TopKTrainingSAE):
         self._bias_is_set = False
         self._adam_is_fused = False
         self._watch = NonFiniteWatch()
-        self._dead_count = LaggingCount()
+        self._slots = DeadLatentSlots()
         self._dead_slots = 0
         self._graphed_step = GraphedStep()
         self._loss_names: list[str] = []
@@ -334,7 +333,7 @@ class ISAETrainingSAE(LossTermsMixin, TopKTrainingSAE):
         if due and dead is not None and self.n_steps % self.cfg.resample_every == 0:
             self.resample(dead, step_input.sae_in)
         if dead is not None:
-            self._dead_slots = slots_for(self._dead_count.update(dead.sum()), self.cfg.d_sae)
+            self._dead_slots = self._slots.update(dead)
         self.n_steps += 1
 
     @torch.no_grad()

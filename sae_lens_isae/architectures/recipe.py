@@ -9,12 +9,17 @@ paper's exact placement, SAELens scales x before b is subtracted; the loss is th
 
 from __future__ import annotations
 
+import math
+
 import torch
 from jaxtyping import Bool, Float, Int
 from sae_lens.saes.abstopk_sae import calculate_abstopk_aux_acts
 from sae_lens.saes.topk_sae import calculate_topk_aux_acts
 
 from sae_lens_isae.ops.compiling import not_compiled
+from sae_lens_isae.ops.lagging import LaggingCopies
+
+_FEWEST_SLOTS = 256
 
 
 def inverse_norm(x: Float[torch.Tensor, "batch d_in"]) -> Float[torch.Tensor, "batch 1"]:
@@ -51,11 +56,6 @@ def dead_latent_acts(
         # living ones that fill up the selection are 0 in `acts`
         acts = pick(k_aux, acts, dead)
     return acts if signed else acts.relu()
-
-
-def slots_for(n_dead: int, d_sae: int) -> int:
-    """Slots for so many dead latents: in powers of two, so that shapes seldom change."""
-    return min(max(256, 1 << (n_dead - 1).bit_length()), d_sae) if n_dead else 0
 
 
 @torch.no_grad()
@@ -110,25 +110,18 @@ def geometric_median(
 class NonFiniteWatch:
     """Finds the training step whose loss was NaN or infinite without making the host wait.
 
-    The step is written to device memory and copied to the host asynchronously; the host looks at
-    what has arrived, some steps late on a GPU. `check(wait=True)` looks at the present value: it is
-    meant for the moment before a checkpoint is written.
+    On a CUDA device the host learns of it two steps late. `check(wait=True)` looks at everything
+    that was recorded: it is meant for the moment before a checkpoint is written.
     """
 
     def __init__(self) -> None:
-        self._on_device: torch.Tensor | None = None
-        self._on_host = torch.tensor(-1)
+        self._losses = LaggingCopies()
+        self._first_bad: int | None = None
 
     @not_compiled
     def record(self, loss: Float[torch.Tensor, ""], step: int) -> None:
-        """Note whether the loss of `step` was finite."""
-        if self._on_device is None or self._on_device.device != loss.device:
-            self._on_device = torch.full((), -1, device=loss.device)
-            if loss.is_cuda:
-                self._on_host = torch.tensor(-1).pin_memory()
-        first_bad = (self._on_device < 0) & ~loss.detach().isfinite()
-        self._on_device = torch.where(first_bad, step, self._on_device)
-        self._on_host.copy_(self._on_device, non_blocking=True)
+        """Note the loss of `step`."""
+        self._losses.push(step, loss)
 
     @not_compiled
     def check(self, wait: bool = False) -> None:
@@ -137,11 +130,33 @@ class NonFiniteWatch:
         Raises:
             ValueError: It names the step.
         """
-        known = self._on_device if wait and self._on_device is not None else self._on_host
-        if (step := int(known)) >= 0:
+        for step, loss in self._losses.pop(wait):
+            if self._first_bad is None and not math.isfinite(float(loss)):
+                self._first_bad = step
+        if self._first_bad is not None:
             raise ValueError(
-                f"training step {step}: the loss is NaN or infinite. Look for NaN, Inf or (with "
-                "normalize_activations='constant_norm_rescale') all-zero activations in that "
-                "batch, or lower the learning rate. No checkpoint was written since; go on from "
-                "the last one."
+                f"training step {self._first_bad}: the loss is NaN or infinite. Look for NaN, Inf "
+                "or (with normalize_activations='constant_norm_rescale') all-zero activations in "
+                "that batch, or lower the learning rate. No checkpoint was written since; go on "
+                "from the last one."
             )
+
+
+class DeadLatentSlots:
+    """How many slots the dead latents of a step get, without making the host wait for their number.
+
+    The number of two steps ago counts on a CUDA device; at the first step the host does wait.
+    """
+
+    def __init__(self) -> None:
+        self._counts = LaggingCopies()
+        self._n_dead: int | None = None
+
+    def update(self, dead: Bool[torch.Tensor, " d_sae"]) -> int:
+        """Slots for the present step: a power of two, so that shapes seldom change; 0 for none."""
+        self._counts.push(0, dead.sum())
+        for _, count in self._counts.pop(wait=self._n_dead is None):
+            self._n_dead = int(count)
+        if not self._n_dead:
+            return 0
+        return min(max(_FEWEST_SLOTS, 1 << (self._n_dead - 1).bit_length()), len(dead))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from functools import cache
 from importlib.util import find_spec
@@ -20,11 +20,11 @@ _DENSE_BELOW = {"cuda": 50, "cpu": 10}
 """Rows of the matrix per entry of a code under which a dense product was faster (measured by
 `benchmarks/sparse_ops.py`)."""
 
-_forced: Backend = "auto"
+_forced: list[Backend] = ["auto"]
 
 
 @contextmanager
-def use_backend(backend: Backend) -> Iterator[None]:
+def use_backend(backend: Backend) -> Generator[None, None, None]:
     """Force one form of the sparse operations, for tests, measurements and debugging.
 
     Args:
@@ -35,14 +35,13 @@ def use_backend(backend: Backend) -> Iterator[None]:
     Raises:
         ValueError: No such backend.
     """
-    global _forced
     if backend not in get_args(Backend):
         raise ValueError(f"backend must be one of {get_args(Backend)}, got {backend!r}")
-    before, _forced = _forced, backend
+    _forced.append(backend)
     try:
         yield
     finally:
-        _forced = before
+        _forced.pop()
 
 
 def choose_form(
@@ -57,12 +56,12 @@ def choose_form(
     Raises:
         RuntimeError: Triton is forced where it cannot run.
     """
-    if _forced == "triton":
+    if _forced[-1] == "triton":
         if (reason := _why_not_triton(tensors)) is not None:
             raise RuntimeError(f"the Triton kernels were asked for, but {reason}")
         return "triton"
-    if _forced != "auto":
-        return _forced
+    if (forced := _forced[-1]) != "auto":
+        return forced
     if dense_below is None:
         dense_below = _DENSE_BELOW.get(tensors[0].device.type, _DENSE_BELOW["cuda"])
     if n_rows < dense_below * k:
@@ -75,9 +74,9 @@ def triton_serves(*tensors: torch.Tensor) -> bool:
 
     Plain torch takes over, with one warning, on a CUDA device without Triton.
     """
-    if _forced == "triton":
+    if _forced[-1] == "triton":
         return _why_not_triton(tensors) is None
-    if _forced != "auto" or tensors[0].device.type != "cuda":
+    if _forced[-1] != "auto" or tensors[0].device.type != "cuda":
         return False
     if not _triton_is_installed():
         _warn_once()

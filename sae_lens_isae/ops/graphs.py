@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import gc
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterable, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -76,7 +76,7 @@ def _precision() -> Hashable:
 @contextmanager
 def _as_new_leaves(
     module: nn.Module, parameters: dict[str, nn.Parameter]
-) -> Iterator[list[nn.Parameter]]:
+) -> Generator[list[nn.Parameter], None, None]:
     """Put new parameters, on the same memory, in the places of the old ones.
 
     While the loss of an earlier step is alive its graph ties a parameter to the stream of that

@@ -1,4 +1,4 @@
-"""Numbers that the host reads from the device without waiting for it."""
+"""Numbers that the host learns from the device without waiting for it."""
 
 from __future__ import annotations
 
@@ -9,30 +9,37 @@ import torch
 _LAG = 2
 
 
-class LaggingCount:
-    """A device count as it was two calls ago: by then the copy has arrived and nothing waits.
+class LaggingCopies:
+    """Copies of small device tensors, handed out some calls later, when they have arrived.
 
-    Which value is seen does not depend on timing, so runs repeat. On a CPU, and at the first call,
-    the present value is taken.
+    What is handed out when depends on the number of calls alone, not on timing, so runs repeat.
+    Tensors on a CPU are handed out at once.
     """
 
     def __init__(self) -> None:
-        self._pending: deque[tuple[torch.Tensor, torch.cuda.Event]] = deque()
-        self._seen: int | None = None
+        self._pending: deque[tuple[int, torch.Tensor, torch.cuda.Event | None]] = deque()
 
-    def update(self, count: torch.Tensor) -> int:
-        """Hand in the present count (an integer scalar) and get the one that the host may know."""
-        if not count.is_cuda:
-            return int(count)
-        if self._seen is None:
-            self._seen = int(count)
-        on_host = torch.empty((), dtype=count.dtype, pin_memory=True)
-        on_host.copy_(count, non_blocking=True)
+    def push(self, tag: int, tensor: torch.Tensor) -> None:
+        """Start a copy; it comes back with its tag."""
+        if not tensor.is_cuda:
+            self._pending.append((tag, tensor.detach().clone(), None))
+            return
+        on_host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+        on_host.copy_(tensor.detach(), non_blocking=True)
         arrived = torch.cuda.Event()
         arrived.record()
-        self._pending.append((on_host, arrived))
-        if len(self._pending) > _LAG:
-            on_host, arrived = self._pending.popleft()
-            arrived.synchronize()
-            self._seen = int(on_host)
-        return self._seen
+        self._pending.append((tag, on_host, arrived))
+
+    def pop(self, wait: bool = False) -> list[tuple[int, torch.Tensor]]:
+        """What was pushed at least two pushes ago; everything, where `wait` is set."""
+        found: list[tuple[int, torch.Tensor]] = []
+        while self._pending:
+            tag, tensor, arrived = self._pending[0]
+            if arrived is not None:
+                if not wait and len(self._pending) <= _LAG:
+                    break
+                # two steps later this does not wait, unless the host is that far ahead
+                arrived.synchronize()
+            found.append((tag, tensor))
+            self._pending.popleft()
+        return found

@@ -8,6 +8,9 @@ keep_k passes a gradient on its k entries alone, so dL/du(i) is k-sparse, dL/dz(
 the k entries of z(i-1), and dL/dS has k^2 terms per sample and step.
 """
 
+# pyright: reportIncompatibleMethodOverride=false
+# torch leaves what `once_differentiable` returns without a signature.
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -208,7 +211,7 @@ class _EncodeWithStepMatrix(torch.autograd.Function):
         d_sae = weight.shape[1]
         dtype = torch.promote_types(step_matrix.dtype, torch.float32)
         step_grad = torch.zeros(d_sae, d_sae, dtype=dtype, device=weight.device)
-        indices, values = steps[-1]
+        values = steps[-1][1]
         if values_grad is None:
             values_grad = torch.zeros_like(values)
         sparse = values_grad * _passes(values, ctx.signed)
@@ -302,7 +305,7 @@ class _EncodeTied(torch.autograd.Function):
     ) -> tuple[torch.Tensor, ...]:
         weight, atoms = W_enc.to(dtype), dictionary.to(dtype)
         residual = centred.to(dtype)
-        linear_pre = residual @ weight
+        linear_pre = hidden_pre = residual @ weight
         indices, values = select_largest(linear_pre, k, signed)
         steps = [(residual, indices, _keep(values, signed))]
         for _ in range(n_steps - 1):
@@ -355,7 +358,7 @@ class _EncodeTied(torch.autograd.Function):
             torch.cat(residual_grads[::-1]).to(atoms.dtype),
             d_sae,
         )
-        for dense, residual in ((grads[2], steps[0][0]), (grads[3], steps[-1][0])):
+        for dense, residual in ((linear_grad, steps[0][0]), (grads[3], steps[-1][0])):
             if dense is not None:
                 weight_grad = weight_grad + residual.T @ dense
         if linear_grad is not None:

@@ -9,6 +9,9 @@ taken in float32 or more. The Triton form of `accumulate_rows` adds with atomics
 terms from more than two programs its last bits vary from run to run. The dense one repeats exactly.
 """
 
+# pyright: reportIncompatibleMethodOverride=false
+# torch leaves what `once_differentiable` returns without a signature.
+
 from __future__ import annotations
 
 from typing import Any, cast
@@ -74,7 +77,7 @@ def dot_rows(
 
 
 def form_to_accumulate(n_rows: int, k: int, *tensors: torch.Tensor) -> Form:
-    """`choose_form` for `accumulate_rows`, whose sort costs what products in half precision save."""
+    """`choose_form` for `accumulate_rows`: its sort costs what products in half precision save."""
     half = tensors[0].is_cuda and tensors[0].element_size() < 4
     return choose_form(n_rows, k, *tensors, dense_below=250 if half else None)
 

@@ -4,6 +4,11 @@ Written in plain language features, so that all of them run under Triton's inter
 where the tests compare them with float64. Sums are in float32; nothing here is rounded to TF32.
 """
 
+# pyright: reportMissingParameterType=false, reportCallIssue=false, reportMissingImports=false
+# pyright: reportAttributeAccessIssue=false
+# The kernels are in Triton's language, whose parameters have no Python types, and Triton itself is
+# optional.
+
 from __future__ import annotations
 
 import torch
@@ -56,7 +61,7 @@ def _select_kernel(
     else:
         source = column
     bits = u.to(tl.int32, bitcast=True)
-    if SIGNED:
+    if SIGNED:  # noqa: SIM108
         key = bits & 0x7FFFFFFF
     else:
         # the order of floats as an order of integers: negative ones count downwards

@@ -1,11 +1,16 @@
-"""The recursion alone."""
+"""The recursion, and its sparse forms against it."""
 
 from __future__ import annotations
 
+import pytest
 import torch
 from sae_lens.saes.abstopk_sae import AbsTopK
+from sae_lens.saes.topk_sae import TopK
 
-from sae_lens_isae.ops.multistep import multistep_encode
+from sae_lens_isae.ops import use_backend
+from sae_lens_isae.ops.multistep import encode_codes, encode_codes_tied, multistep_encode
+from sae_lens_isae.ops.sparse import to_dense
+from tests.ops.conftest import BACKENDS_AND_DEVICES
 
 
 def test_last_pre_activation_yields_the_codes():
@@ -23,3 +28,108 @@ def test_orthonormal_dictionary_is_a_fixed_point():
     once, _ = multistep_encode(linear_pre, lambda z: z * 0, AbsTopK(3), n_steps=1)
     often, _ = multistep_encode(linear_pre, lambda z: z * 0, AbsTopK(3), n_steps=9)
     assert torch.equal(once, often)
+
+
+def plain(centred, W_enc, S, D, k, signed, n_steps):
+    """The definition, on dense tensors, differentiated by autograd."""
+    activation = AbsTopK(k) if signed else TopK(k)
+    step = (lambda z: z @ S) if D is None else (lambda z: z - (z @ D) @ W_enc)
+    linear_pre = centred @ W_enc
+    codes, pre = multistep_encode(linear_pre, step, activation, n_steps)
+    return codes, linear_pre, pre
+
+
+def encode(centred, W_enc, S, D, k, signed, n_steps):
+    if D is not None:
+        return encode_codes_tied(centred, W_enc, D, k, signed, n_steps)
+    return encode_codes(centred, W_enc, k, signed, S, n_steps)
+
+
+def problem(d_sae=40, d_in=16, batch=6, dtype=torch.float64, device="cpu", seed=0):
+    g = torch.Generator().manual_seed(seed)
+
+    def draw(*shape):
+        return torch.randn(*shape, generator=g, dtype=torch.float64)
+
+    D = torch.nn.functional.normalize(draw(d_sae, d_in), dim=-1)
+    W_enc = (0.6 * D + 0.1 * draw(d_sae, d_in)).T.contiguous()
+    S = 0.2 * draw(d_sae, d_sae)
+    tensors = (draw(batch, d_in), W_enc, S, D)
+    return [t.to(device, dtype).requires_grad_() for t in tensors]
+
+
+@pytest.mark.parametrize(("backend", "device"), BACKENDS_AND_DEVICES)
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("signed", [True, False])
+@pytest.mark.parametrize(("k", "n_steps"), [(3, 1), (3, 2), (3, 5), (1, 4), (40, 3)])
+def test_codes_and_gradients_are_those_of_the_definition(k, n_steps, signed, tied, backend, device):
+    """Also for losses that read the pre-activations, whose gradient is dense."""
+    centred, W_enc, S, D = problem(dtype=torch.float32, device=device)
+    D = D if tied else None
+    exact = [None if t is None else t.detach().double().requires_grad_() for t in (S, D)]
+    wide = [t.detach().double().requires_grad_() for t in (centred, W_enc)]
+    weights = torch.randn(3, 6, 40, device=device)
+    leaves = [t for t in (centred, W_enc, D if tied else S) if t is not None]
+    exact_leaves = [t for t in (*wide, exact[1] if tied else exact[0]) if t is not None]
+    for parts in ((1, 0, 0), (1, 0.3, 0.2), (0, 1, 0), (0, 0, 1)):
+        codes, *pres = plain(*wide, *exact, k, signed, n_steps)
+        loss = sum(
+            p * (w * t).sum() for p, w, t in zip(parts, weights, (codes, *pres), strict=True)
+        )
+        expected = torch.autograd.grad(loss, exact_leaves, allow_unused=True)
+        with use_backend(backend):
+            found = encode(centred, W_enc, S, D, k, signed, n_steps)
+            dense = to_dense(found.indices, found.values, 40)
+            outputs = (dense, found.linear_pre, found.hidden_pre)
+            loss = sum(p * (w * t).sum() for p, w, t in zip(parts, weights, outputs, strict=True))
+            grads = torch.autograd.grad(loss, leaves, allow_unused=True)
+        for output, reference in zip(outputs, (codes, *pres), strict=True):
+            torch.testing.assert_close(output.double(), reference, rtol=1e-4, atol=1e-4)
+        for grad, reference in zip(grads, expected, strict=True):
+            if reference is None or not reference.any():
+                assert grad is None or not grad.any()
+            else:
+                error = (grad.double() - reference).norm() / reference.norm()
+                assert error < 1e-4
+
+
+@pytest.mark.parametrize("backend", ["dense", "torch"])
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("signed", [True, False])
+def test_gradcheck(signed, tied, backend):
+    centred, W_enc, S, D = problem(d_sae=10, d_in=5, batch=3)
+
+    def codes(*tensors):
+        x, W, matrix = tensors
+        out = encode(x, W, matrix, matrix if tied else None, 2, signed, 3)
+        return out.values, out.hidden_pre, out.linear_pre
+
+    with use_backend(backend):
+        assert torch.autograd.gradcheck(codes, (centred, W_enc, D if tied else S), eps=1e-7)
+
+
+def test_backward_of_a_sparse_loss_is_sparse():
+    """A gradient at the values reaches k^2 entries of S per sample and step, not all of them."""
+    centred, W_enc, S, _ = problem(batch=1)
+    with use_backend("torch"):
+        out = encode_codes(centred, W_enc, 3, True, S, 3)
+        out.values.sum().backward()
+    assert (S.grad != 0).sum() <= 2 * 3 * 3
+    assert (W_enc.grad != 0).any(0).sum() <= 3 * 3
+
+
+@pytest.mark.parametrize(("backend", "device"), BACKENDS_AND_DEVICES)
+@pytest.mark.parametrize("tied", [False, True])
+def test_zero_input_and_half_precision(tied, backend, device):
+    centred, W_enc, S, D = problem(device=device, dtype=torch.float32)
+    with torch.no_grad():
+        centred[0] = 0
+    with use_backend(backend), torch.autocast(device, torch.bfloat16):
+        out = encode(centred, W_enc, S, D if tied else None, 3, True, 4)
+        (out.values**2).sum().backward()
+    assert (out.values[0] == 0).all()
+    assert out.values.dtype == torch.float32
+    for t in (centred, W_enc, D if tied else S):
+        assert t.grad.dtype == torch.float32
+        assert t.grad.isfinite().all()
+        assert t.grad.any()

@@ -1,0 +1,98 @@
+"""The k largest entries: every form against a sort in float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sae_lens_isae.ops import use_backend
+from sae_lens_isae.ops.selection import select_largest, select_largest_of_sum
+from tests.ops.conftest import BACKENDS_AND_DEVICES, DTYPES
+
+VALUES = [0.0, -0.0, 1.0, -1.0, 2.5, -2.5, 1e30, -1e-30]
+SIZES = [(1, 1), (7, 1), (7, 7), (33, 5), (64, 64), (100, 40), (4097, 40), (9000, 300)]
+
+
+def check(u, selection, k, signed):
+    """Distinct indices, the values there, and nothing larger left behind."""
+    indices, values = selection
+    assert indices.shape == values.shape == (len(u), k)
+    assert (indices.sort(-1).values.diff(dim=-1) > 0).all()
+    assert torch.equal(u.gather(-1, indices), values)
+    ranked = u.double().abs() if signed else u.double()
+    expected = ranked.sort(-1, descending=True).values[:, :k]
+    torch.testing.assert_close(
+        ranked.gather(-1, indices).sort(-1, descending=True).values, expected, rtol=0, atol=0
+    )
+
+
+@pytest.mark.parametrize(("backend", "device"), BACKENDS_AND_DEVICES)
+@pytest.mark.parametrize("signed", [True, False])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("n_columns", "k"), SIZES)
+def test_largest(n_columns, k, dtype, signed, backend, device):
+    u = torch.randn(3, n_columns, generator=torch.Generator().manual_seed(k)).to(device, dtype)
+    with use_backend(backend):
+        check(u, select_largest(u, k, signed), k, signed)
+
+
+@given(
+    rows=st.lists(
+        st.lists(
+            st.sampled_from([0.0, -0.0, 1.0, -1.0, 2.5, -2.5, 1e30, -1e-30]), min_size=9, max_size=9
+        ),
+        min_size=1,
+        max_size=3,
+    ),
+    k=st.integers(1, 9),
+    signed=st.booleans(),
+)
+@settings(max_examples=40, deadline=None)
+def test_ties_go_to_the_first(rows, k, signed):
+    u = torch.tensor(rows)
+    with use_backend("triton"):
+        indices, values = select_largest(u, k, signed)
+    for row, chosen, value in zip(u, indices, values, strict=True):
+        # -0 ranks below 0 by value, as it does in the order of the bits
+        rank = row.abs() if signed else row + torch.where(row.signbit() & (row == 0), -1e-40, 0.0)
+        order = sorted(range(9), key=lambda i: (-rank[i].item(), i))[:k]
+        assert sorted(chosen.tolist()) == sorted(order)
+        assert torch.equal(row[chosen], value)
+
+
+@pytest.mark.parametrize(("backend", "device"), BACKENDS_AND_DEVICES)
+def test_all_zero_rows_and_infinities(backend, device):
+    u = torch.zeros(2, 5000, device=device)
+    u[1, 17] = -torch.inf
+    with use_backend(backend):
+        indices, values = select_largest(u, 3, signed=True)
+    assert (values[0] == 0).all()
+    assert 17 in indices[1]
+    assert (indices.sort(-1).values.diff(dim=-1) > 0).all()
+
+
+@pytest.mark.parametrize(("backend", "device"), BACKENDS_AND_DEVICES)
+@pytest.mark.parametrize("n_columns", [70, 5000])
+def test_sum_is_selected_from_and_returned(n_columns, backend, device):
+    a, b = torch.randn(2, 4, n_columns, device=device)
+    with use_backend(backend):
+        selection, total = select_largest_of_sum(a, b, 6, signed=True)
+    torch.testing.assert_close(total, a + b)
+    check(total, selection, 6, signed=True)
+
+
+@pytest.mark.parametrize(("backend", "device"), BACKENDS_AND_DEVICES)
+def test_strided_input_and_empty_batch(backend, device):
+    u = torch.randn(50, 6, device=device)
+    with use_backend(backend):
+        for view in (u.T, u[::2].T, u[:, 1:4], u.T.expand(6, 50)):
+            check(view, select_largest(view, 2, signed=False), 2, signed=False)
+        assert select_largest(u[:0], 2, signed=True).indices.shape == (0, 2)
+
+
+@pytest.mark.parametrize("k", [0, 6, -1])
+def test_k_out_of_range(k):
+    with pytest.raises(ValueError, match="k must be between 1 and the 5 columns"):
+        select_largest(torch.randn(2, 5), k, signed=True)
