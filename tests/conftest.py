@@ -89,13 +89,13 @@ def isae_config(variant: str, **settings: Any) -> ISAETrainingSAEConfig:
         "AbsTopK": lambda: ISAETrainingSAEConfig(**sizes, arip_weight=0.0),
         "iSAE": lambda: ISAETrainingSAEConfig(**sizes),
         "iSAE-ME": lambda: sae_lens_isae.ISAEMETrainingSAEConfig(**sizes),
-        "iSAE-ME tied": lambda: sae_lens_isae.ISAEMETrainingSAEConfig(**sizes, step_matrix="tied"),
+        "iSAE-ME full": lambda: sae_lens_isae.ISAEMETrainingSAEConfig(**sizes, step_matrix="full"),
         "iSAE-ME topk": lambda: sae_lens_isae.ISAEMETrainingSAEConfig(**sizes, activation="topk"),
     }
     return configs[variant]()
 
 
-VARIANTS = ["TopK", "AbsTopK", "iSAE", "iSAE-ME", "iSAE-ME tied", "iSAE-ME topk"]
+VARIANTS = ["TopK", "AbsTopK", "iSAE", "iSAE-ME", "iSAE-ME full", "iSAE-ME topk"]
 LINEAR_VARIANTS = VARIANTS[:3]
 NORMALIZATIONS = ["none", "expected_average_only_in", "constant_norm_rescale"]
 

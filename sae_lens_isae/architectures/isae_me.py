@@ -50,8 +50,8 @@ class ISAEMESAEConfig(ISAESAEConfig):
 
     encoder_steps: int = 5
     """T, the number of encoder steps."""
-    step_matrix: StepMatrix = "full"
-    """'full': a learned S with d_sae^2 entries; 'tied': S = I - W_dec W_enc, no parameters."""
+    step_matrix: StepMatrix = "tied"
+    """'tied': S = I - W_dec W_enc, no parameters; 'full': a learned S with d_sae^2 entries."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -94,9 +94,9 @@ class ISAEMETrainingSAEConfig(ISAETrainingSAEConfig):
 
     encoder_steps: int = 5
     """T, the number of encoder steps; the paper uses 5 and finds 3 to 10 alike."""
-    step_matrix: StepMatrix = "full"
-    """'full': a learned S with d_sae^2 entries (the paper); 'tied': S = I - W_dec W_enc, without
-    parameters of its own, for dictionaries where d_sae^2 numbers do not fit."""
+    step_matrix: StepMatrix = "tied"
+    """'tied': S = I - W_dec W_enc, which is what S is where it solves the sparse coding problem
+    (Gregor & LeCun 2010), no parameters; 'full': the paper's learned S with d_sae^2 entries."""
     encoder_warm_up_steps: int = 0
     """Training steps with a one-step encoder before S joins in; 0 is the paper's recipe."""
 

@@ -18,10 +18,38 @@ from jaxtyping import Float, Int
 
 CHUNK = 4096
 """Longest piece of a row that one program of `_select_kernel` holds in registers."""
+_EMPTY_BITS = {torch.float32: 0, torch.float16: 13, torch.bfloat16: 16}
+_LOWEST = tl.constexpr(-0x80000000)
 _MAX_CANDIDATES = 16_384
 _SEGMENT = 32
 """Entries that one program of `_accumulate_kernel` adds up: long lists of one latent are shared
 among programs, so that a latent that fires on every sample does not hold up the others."""
+
+
+@triton.jit
+def _kth_largest(key, k, EMPTY_BITS: tl.constexpr):
+    """The largest threshold that at least k keys reach, or a lower one that exactly k reach.
+
+    Down from the largest key in growing strides, the first of which halves the magnitude; then
+    bisection of the last stride.
+    """
+    high = tl.max(key, axis=0).to(tl.int64) + 1
+    stride = tl.full((), 1 << 23, tl.int64) >> EMPTY_BITS
+    low = tl.maximum(high - stride, _LOWEST)
+    n_reached = tl.sum((key >= low.to(tl.int32)).to(tl.int32), axis=0)
+    while n_reached < k:
+        high = low
+        stride = stride * 4
+        low = tl.maximum(low - stride, _LOWEST)
+        n_reached = tl.sum((key >= low.to(tl.int32)).to(tl.int32), axis=0)
+    while (low + 1 < high) & (n_reached != k):
+        middle = (low + high) >> 1
+        n_middle = tl.sum((key >= middle.to(tl.int32)).to(tl.int32), axis=0)
+        enough = n_middle >= k
+        low = tl.where(enough, middle, low)
+        n_reached = tl.where(enough, n_middle, n_reached)
+        high = tl.where(enough, high, middle)
+    return low.to(tl.int32)
 
 
 @triton.jit
@@ -41,6 +69,7 @@ def _select_kernel(
     HAS_ADDEND: tl.constexpr,
     WRITE_SUM: tl.constexpr,
     HAS_SOURCE: tl.constexpr,
+    EMPTY_BITS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
@@ -66,18 +95,10 @@ def _select_kernel(
     else:
         # the order of floats as an order of integers: negative ones count downwards
         key = bits ^ ((bits >> 31) & 0x7FFFFFFF)
-    lowest = -0x80000000
-    key = tl.where(exists, key, lowest)
-    # bisection for the largest threshold that at least k keys reach
-    low = tl.full((), lowest, tl.int64)
-    high = tl.max(key, axis=0).to(tl.int64) + 1
-    while low + 1 < high:
-        middle = (low + high) >> 1
-        n_reached = tl.sum((key >= middle.to(tl.int32)).to(tl.int32), axis=0)
-        enough = n_reached >= k
-        low = tl.where(enough, middle, low)
-        high = tl.where(enough, tl.where(n_reached == k, middle + 1, high), middle)
-    threshold = low.to(tl.int32)
+    # bits that are 0 in every number of a narrow type
+    key = key >> EMPTY_BITS
+    key = tl.where(exists, key, _LOWEST)
+    threshold = _kth_largest(key, k, EMPTY_BITS)
     above = key > threshold
     tied = key == threshold
     n_above = tl.sum(above.to(tl.int32), axis=0)
@@ -146,6 +167,7 @@ def select(
         HAS_ADDEND=addend is not None,
         WRITE_SUM=want_sum,
         HAS_SOURCE=False,
+        EMPTY_BITS=0 if addend is not None else _EMPTY_BITS[u.dtype],
         BLOCK=block,
         num_warps=_warps(block),
     )
@@ -170,6 +192,7 @@ def select(
             HAS_ADDEND=False,
             WRITE_SUM=False,
             HAS_SOURCE=True,
+            EMPTY_BITS=_EMPTY_BITS[u.dtype] if addend is None else 0,
             BLOCK=block,
             num_warps=_warps(block),
         )

@@ -199,7 +199,7 @@ def test_stock_flag_folds_the_norms_on_loading(tmp_path, activations):
 
 
 def test_missing_or_misshaped_step_matrix_is_named(tmp_path):
-    train_sae(isae_config("iSAE-ME"), n_steps=2).save_inference_model(tmp_path / "sae")
+    train_sae(isae_config("iSAE-ME full"), n_steps=2).save_inference_model(tmp_path / "sae")
     weights = load_file(tmp_path / "sae" / "sae_weights.safetensors")
     for name, S in {"missing": None, "misshaped": torch.zeros(D_SAE, 3)}.items():
         folder = shutil.copytree(tmp_path / "sae", tmp_path / name)

@@ -48,7 +48,7 @@ def test_one_step_is_the_linear_encoder():
 
 
 def test_topk_activation_gives_non_negative_codes():
-    sae = make_sae(isae_config("iSAE-ME topk"))
+    sae = make_sae(isae_config("iSAE-ME topk", step_matrix="full"))
     with torch.no_grad():
         sae.S.normal_(std=0.1)
     codes = sae.encode(next(Activations()))
@@ -58,7 +58,7 @@ def test_topk_activation_gives_non_negative_codes():
 
 def test_the_step_matrix_is_learned_and_gradients_are_right():
     torch.manual_seed(0)
-    sae = make_sae(isae_config("iSAE-ME", dtype="float64"))
+    sae = make_sae(isae_config("iSAE-ME full", dtype="float64"))
     with torch.no_grad():
         sae.S.normal_(std=0.05)
     x = next(Activations()).double()[:4]
@@ -70,7 +70,7 @@ def test_the_step_matrix_is_learned_and_gradients_are_right():
 
 
 def test_warm_up_leaves_the_step_matrix_alone():
-    sae = make_sae(isae_config("iSAE-ME", encoder_warm_up_steps=3))
+    sae = make_sae(isae_config("iSAE-ME full", encoder_warm_up_steps=3))
     trainer = make_trainer(sae, Activations(0.5), 10)
     seen = []
     for _ in range(5):
@@ -80,7 +80,7 @@ def test_warm_up_leaves_the_step_matrix_alone():
 
 
 def test_resampling_revives_dead_latents_and_forgets_their_steps():
-    cfg = isae_config("iSAE-ME", resample_until=10, resample_every=1)
+    cfg = isae_config("iSAE-ME full", resample_until=10, resample_every=1)
     sae = make_sae(cfg)
     data = Activations()
     dead = torch.arange(D_SAE) < 6

@@ -54,7 +54,7 @@ def test_keeps_no_state(normalization):
     assert model.encode(torch.zeros(2, D_IN)).codes.isfinite().all()
 
 
-@pytest.mark.parametrize("variant", ["iSAE", "iSAE-ME", "iSAE-ME tied"])
+@pytest.mark.parametrize("variant", ["iSAE", "iSAE-ME", "iSAE-ME full"])
 def test_pre_activations_of_training_and_exported_sae_agree(variant, tmp_path, activations):
     from sae_lens import SAE
 
