@@ -114,13 +114,13 @@ class Contestant:
             for _ in range(n_steps):
                 self.step()
             torch.cuda.synchronize()
-        events = [
+        kernels = [
             e
-            for e in trace.events()
-            # the optimizer's range is reported beside its kernels
-            if e.device_type == torch.autograd.DeviceType.CUDA and not e.is_user_annotation
+            for e in trace.key_averages()
+            # torch's range around an optimizer's step stands beside its kernels
+            if e.device_type == torch.autograd.DeviceType.CUDA and "Optimizer.step" not in e.key
         ]
-        return sum(e.device_time for e in events) / n_steps / 1e3
+        return sum(e.self_device_time_total for e in kernels) / n_steps / 1e3
 
 
 def measured_rates() -> dict[str, float]:

@@ -234,7 +234,7 @@ def _from_generator_name(name: str, n_samples: int | None) -> ActivationSource:
     if kind not in GENERATORS:
         raise ValueError(f"{name}: unknown generator {kind!r}, expected one of {list(GENERATORS)}")
     try:
-        settings = {key: int(value) for key, value in (o.split("=") for o in options)}
+        settings = {key: _number(value) for key, value in (o.split("=") for o in options)}
         model = GENERATORS[kind](**settings)
     except (TypeError, ValueError) as error:
         raise ValueError(
@@ -242,6 +242,10 @@ def _from_generator_name(name: str, n_samples: int | None) -> ActivationSource:
             f"{SYNTHETIC_PREFIX}{kind},num_features=256,hidden_dim=96,k=5,seed=0"
         ) from error
     return from_generator(model, n_samples or DEFAULT_N_SAMPLES, name)
+
+
+def _number(text: str) -> int | float:
+    return float(text) if "." in text else int(text)
 
 
 def _from_array(array: np.ndarray, path: Path, n_samples: int | None) -> ActivationSource:

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from sae_lens_isae.identifiability import open_activations
 from sae_lens_isae.identifiability.activations import as_source, from_generator, from_model
-from sae_lens_isae.synthetic import signed_synthetic_model
+from sae_lens_isae.synthetic import mixture_synthetic_model, signed_synthetic_model
 from tests.conftest import D_IN
 from tests.identifiability.test_linear_model import stock_sae
 
@@ -56,13 +56,20 @@ def test_cached_data_set_with_several_hooks(tmp_path):
 
 
 def test_generator_by_name():
-    source = open_activations("synthetic:iid,num_features=20,hidden_dim=6,k=2,seed=3", 50)
-    torch.manual_seed(0)
-    found = rows(source)
-    torch.manual_seed(0)
-    again = rows(from_generator(signed_synthetic_model(20, 6, 2, seed=3), 50))
-    assert found.shape == (50, 6)
-    assert torch.equal(found, again)
+    sizes = "num_features=20,hidden_dim=6,k=2,seed=3"
+    for name, model in {
+        f"synthetic:iid,{sizes}": signed_synthetic_model(20, 6, 2, seed=3),
+        f"synthetic:mixture,{sizes},n_clusters=4,similarity=0.6": mixture_synthetic_model(
+            20, 6, 2, n_clusters=4, similarity=0.6, seed=3
+        ),
+    }.items():
+        source = open_activations(name, 50)
+        torch.manual_seed(0)
+        found = rows(source)
+        torch.manual_seed(0)
+        again = rows(from_generator(model, 50))
+        assert found.shape == (50, 6)
+        assert torch.equal(found, again)
 
 
 def test_bad_names(tmp_path):
