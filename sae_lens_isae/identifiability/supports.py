@@ -15,7 +15,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from scipy.sparse import csr_array
 
-from sae_lens_isae.solvers.codes import SparseCodes, combine_rows
+from sae_lens_isae.ops.sparse import sum_rows
+from sae_lens_isae.solvers.codes import SparseCodes
 
 _EIGEN_BUDGET = 4e10
 """Sum of size^3 over the supports whose eigenvalues are computed: up to a minute on two cores."""
@@ -216,7 +217,7 @@ def least_squares_gap(
         |z - z_LS| / |z|, and the share of the squared error that least squares removes.
     """
     used = (codes.values != 0).to(atoms.dtype)
-    residual = target - combine_rows(atoms, codes.indices, codes.values)
+    residual = target - sum_rows(atoms, codes.indices, codes.values)
     chosen = atoms[codes.indices] * used[..., None]
     # the pseudoinverse also serves supports whose atoms depend on each other
     change = (torch.linalg.pinv(chosen.double().mT) @ residual.double()[..., None])[..., 0]

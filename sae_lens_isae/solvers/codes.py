@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from torch.nn.functional import embedding_bag
+
+from sae_lens_isae.ops.sparse import sum_rows, to_dense
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,7 @@ class SparseCodes:
 
     def to_dense(self) -> Float[torch.Tensor, "samples d_sae"]:
         """The codes with their zeros."""
-        dense = self.values.new_zeros(self.values.shape[0], self.d_sae)
-        return dense.scatter_add(-1, self.indices, self.values)
+        return to_dense(self.indices, self.values, self.d_sae)
 
     def decode(
         self, dictionary: Float[torch.Tensor, "d_sae d_in"]
@@ -41,7 +41,7 @@ class SparseCodes:
         Args:
             dictionary: Atoms; they are normalised here.
         """
-        return combine_rows(unit_atoms(dictionary), self.indices, self.values)
+        return sum_rows(unit_atoms(dictionary), self.indices, self.values)
 
 
 def unit_atoms(
@@ -83,19 +83,6 @@ def inner_products(
         np.matmul(a.numpy(), b.numpy().T, out=out.numpy())
         return out
     return torch.mm(a, b.T, out=out)
-
-
-def combine_rows(
-    matrix: Float[torch.Tensor, "rows columns"],
-    indices: Int[torch.Tensor, "samples width"],
-    weights: Float[torch.Tensor, "samples width"],
-) -> Float[torch.Tensor, "samples columns"]:
-    """Weighted sums of rows of a matrix, one per sample, without a copy of those rows."""
-    if indices.shape[1] == 0:
-        return matrix.new_zeros(len(indices), matrix.shape[1])
-    return embedding_bag(
-        indices.contiguous(), matrix, per_sample_weights=weights.contiguous(), mode="sum"
-    )
 
 
 def check_problem(

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from jaxtyping import Float, Int
 
+from sae_lens_isae.ops.sparse import sum_rows
 from sae_lens_isae.solvers.codes import (
     SparseCodes,
     check_problem,
-    combine_rows,
     gram_matrix,
     keep_largest,
     unit_atoms,
@@ -71,7 +71,7 @@ def iht(
         start = x[at] @ atoms.T
         found, z = init.indices[at], init.values[at].to(x.dtype)
         for _ in range(n_iterations):
-            moved = (start - combine_rows(gram, found, z)).mul_(step_size).scatter_add_(1, found, z)
+            moved = (start - sum_rows(gram, found, z)).mul_(step_size).scatter_add_(1, found, z)
             found, used = keep_largest(moved.abs() if signed else moved, k_each[rows])
             z = moved.gather(1, found) * used
             if not signed:

@@ -7,10 +7,10 @@ from typing import Literal, NamedTuple
 import torch
 from jaxtyping import Float, Int
 
+from sae_lens_isae.ops.sparse import sum_rows
 from sae_lens_isae.solvers.codes import (
     SparseCodes,
     check_problem,
-    combine_rows,
     gram_matrix,
     unit_atoms,
 )
@@ -164,10 +164,10 @@ def _pursue(
             break
         support = indices[:n, : step + 1]
         if d.gram is None:
-            fit = combine_rows(d.atoms, support, values[:n, : step + 1])
+            fit = sum_rows(d.atoms, support, values[:n, : step + 1])
             torch.mm(x - fit, d.atoms.T, out=correlation)
         else:
-            fit = combine_rows(d.gram, support, values[:n, : step + 1])
+            fit = sum_rows(d.gram, support, values[:n, : step + 1])
             torch.sub(start, fit, out=correlation)
     return indices, values, inverse_factor
 
@@ -181,7 +181,7 @@ def _refined(
 ) -> Float[torch.Tensor, "group width"]:
     """One step of iterative refinement: the factor squares the condition number, the residual of
     the data does not."""
-    residual = x - combine_rows(atoms, indices, values)
+    residual = x - sum_rows(atoms, indices, values)
     # places past a sample's k repeat atom 0, but their rows of the factor are zero
     missed = atoms[indices] @ residual[..., None]
     return values + (inverse_factor.mT @ (inverse_factor @ missed))[..., 0]
