@@ -39,7 +39,14 @@ def provenance() -> dict[str, Any]:
 
 def write_result(name: str, result: dict[str, Any]) -> None:
     """Print a result and keep it under benchmarks/results."""
+    print(keep_result(name, result))
+
+
+def keep_result(name: str, result: dict[str, Any]) -> str:
+    """Keep a result under benchmarks/results, whole or not at all, and return its text."""
     RESULTS.mkdir(exist_ok=True)
     text = json.dumps({"provenance": provenance(), **result}, indent=2)
-    (RESULTS / f"{name}.json").write_text(text + "\n")
-    print(text)
+    partial = RESULTS / f"{name}.partial"
+    partial.write_text(text + "\n")
+    partial.replace(RESULTS / f"{name}.json")
+    return text

@@ -1,0 +1,147 @@
+"""The log of the recipe: one change at a time, on the synthetic data of Table 1.
+
+    python benchmarks/recipe.py                        # every trial that results/recipe.json lacks
+    python benchmarks/recipe.py --trials base "T 3"    # some of them
+    python benchmarks/recipe.py --print
+
+Every trial trains one SAE (seed 0) and compares it with the concepts: MSE, mean |cosine| after
+matching, concepts below 0.9 ('lost'), and pairs of latents with |cosine| above 0.9 ('twins').
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from parallel import run_all
+from provenance import RESULTS, keep_result, provenance
+from synthetic_study import SETTING, SIZES, against_truth, held_out_samples, train
+
+Trial = dict[str, dict[str, Any]]
+"""Changes of the SAE's settings, of the trainer's, and which variant and data."""
+
+
+def trial(
+    variant: str = "iSAE-ME", data: str = "iid", steps: int = 10_000, **changes: Any
+) -> Trial:
+    """Fields of SAELens' trainer are told from those of the SAE by name."""
+    trainer = {"lr", "lr_end", "lr_decay_steps", "lr_warm_up_steps", "dead_feature_window"}
+    return {
+        "run": {"variant": variant, "data": data, "steps": steps},
+        "trainer": {k: v for k, v in changes.items() if k in trainer},
+        "sae": {k: v for k, v in changes.items() if k not in trainer},
+    }
+
+
+TRIALS: dict[str, Trial] = {
+    "base": trial(),
+    "base, 20k steps": trial(steps=20_000),
+    "lr 5e-4": trial(lr=5e-4),
+    "lr 2e-3": trial(lr=2e-3),
+    "no decay of lr": trial(lr_end=1e-3, lr_decay_steps=0),
+    "dead after 25 steps": trial(dead_feature_window=25),
+    "dead after 1000 steps": trial(dead_feature_window=1000),
+    "resample every 200": trial(resample_every=200),
+    "no resampling": trial(resample_until=0),
+    "no dead-latent loss": trial(aux_loss_coefficient=0.0),
+    "neither": trial(resample_until=0, aux_loss_coefficient=0.0),
+    "T = 5 from the start": trial(encoder_warm_up_steps=0),
+    "T = 1 for 300 steps": trial(encoder_warm_up_steps=300),
+    "T = 3": trial(encoder_steps=3),
+    "T = 10": trial(encoder_steps=10),
+    "no aRIP": trial(arip_weight=0.0),
+    "aRIP 0.01": trial(arip_weight=0.01),
+    "full S": trial(step_matrix="full"),
+    "full S, no aRIP": trial(step_matrix="full", arip_weight=0.0),
+    "full S, T = 5 from the start": trial(step_matrix="full", encoder_warm_up_steps=0),
+    "TopK with five steps": trial(activation="topk"),
+    "AbsTopK": trial("AbsTopK"),
+    "AbsTopK, no resampling": trial("AbsTopK", resample_until=0),
+    "mixture": trial(data="mixture"),
+    "mixture, T = 10": trial(data="mixture", encoder_steps=10),
+    "mixture, no aRIP": trial(data="mixture", arip_weight=0.0),
+    "mixture, lr 5e-4": trial(data="mixture", lr=5e-4),
+    "mixture, 20k steps": trial(data="mixture", steps=20_000),
+    "mixture, AbsTopK": trial("AbsTopK", data="mixture"),
+}
+
+
+@torch.no_grad()
+def run_trial(name: str, device: str) -> dict[str, Any]:
+    """Train, and compare with the concepts."""
+    chosen = TRIALS[name]
+    variant, steps = chosen["run"]["variant"], chosen["run"]["steps"]
+    data = GENERATORS[chosen["run"]["data"]](**SIZES, device=device)
+    start = time.perf_counter()
+    with torch.enable_grad():
+        sae = train(data, variant, 0, steps, chosen["sae"], chosen["trainer"]).eval()
+    seconds = time.perf_counter() - start
+    x = held_out_samples(data)
+    error = ((x - sae(x)).pow(2).sum(-1) / x.pow(2).sum(-1)).mean()
+    atoms = torch.nn.functional.normalize(sae.W_dec, dim=-1)
+    twins = ((atoms @ atoms.T).abs() > 0.9).sum() - len(atoms)
+    return {
+        "trial": name,
+        **chosen["run"],
+        "changes": {**chosen["sae"], **chosen["trainer"]},
+        "mse": error.item(),
+        **against_truth(sae, data),
+        "twins": int(twins) // 2,
+        "seconds": seconds,
+        "made": provenance(),
+    }
+
+
+def print_log(rows: list[dict[str, Any]]) -> None:
+    """The log as a table."""
+    print("| trial | data | steps | MSE | DCS to truth | lost | twins |")
+    print("|---|---|---|---|---|---|---|")
+    for r in rows:
+        found = f"{r['mse']:.5f} | {r['dcs_to_truth']:.4f} | {r['lost']} | {r['twins']}"
+        print(f"| {r['trial']} | {r['data']} | {r['steps']} | {found} |")
+
+
+def main() -> None:
+    """What is missing, several at a time."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--trials", nargs="+", choices=list(TRIALS), default=list(TRIALS), metavar="TRIAL"
+    )
+    parser.add_argument("--jobs", type=int, default=3 * max(torch.cuda.device_count(), 1))
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--logs", type=Path, default=Path("recipe_logs"))
+    parser.add_argument("--print", action="store_true", help="print the log and stop")
+    parser.add_argument("--one", nargs=2, metavar=("TRIAL", "FILE"))
+    args = parser.parse_args()
+    if args.one:
+        Path(args.one[1]).write_text(json.dumps(run_trial(args.one[0], args.device)))
+        return
+    path = RESULTS / "recipe.json"
+    rows: list[dict[str, Any]] = json.loads(path.read_text())["rows"] if path.exists() else []
+    if not args.print:
+        have = {row["trial"] for row in rows}
+        names = [name for name in args.trials if name not in have]
+        with tempfile.TemporaryDirectory() as folder:
+            files = [Path(folder) / f"{i}.json" for i in range(len(names))]
+            commands = [
+                [sys.executable, *sys.argv, "--one", n, str(f)]
+                for n, f in zip(names, files, strict=True)
+            ]
+            logs = [args.logs / f"{i}.log" for i in range(len(names))]
+            for done in run_all(commands, logs, args.jobs, "trials"):
+                rows.append(json.loads(files[done].read_text()))
+                rows.sort(key=lambda row: list(TRIALS).index(row["trial"]))
+                keep_result("recipe", {"setting": SETTING, "rows": rows})
+    print_log(rows)
+
+
+if __name__ == "__main__":
+    main()
