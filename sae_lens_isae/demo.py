@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
 from transformers import set_seed
 
+from sae_lens_isae.architectures.schedule import SyntheticSchedule
 from sae_lens_isae.architectures.variants import paper_variants
 from sae_lens_isae.identifiability.pairwise import pairwise_identifiability
 from sae_lens_isae.identifiability.table import TableRow, table_row
@@ -46,7 +47,7 @@ class SyntheticDemo:
     n_steps: int = 4000
     """Training steps (40,000)."""
     lr: float = 1e-3
-    """Learning rate, decayed linearly to a tenth over the last fifth of the run."""
+    """Learning rate, decayed linearly to 0 over the last fifth of the run."""
 
 
 @dataclass(frozen=True)
@@ -77,12 +78,13 @@ def run_demo(out: Path, n_seeds: int = 2, settings: SyntheticDemo | None = None)
     _check_seeds(n_seeds)
     s = settings or SyntheticDemo()
     data = signed_synthetic_model(s.n_concepts, s.d_in, s.k)
+    schedule = SyntheticSchedule(s.n_steps, s.lr)
     variants = paper_variants(
         d_in=s.d_in,
         d_sae=s.n_concepts,
         k=s.k,
-        resample_until=7 * s.n_steps // 10,
-        encoder_warm_up_steps=s.n_steps // 2,
+        encoder_warm_up_steps=schedule.encoder_warm_up_steps(),
+        **schedule.sae_settings(),
     )
     saes: dict[str, list[TrainingSAE[Any]]] = {variant: [] for variant in variants}
     runs = [(variant, seed) for variant in variants for seed in range(n_seeds)]
@@ -95,9 +97,7 @@ def run_demo(out: Path, n_seeds: int = 2, settings: SyntheticDemo | None = None)
                 sae=sae.cfg,
                 training_samples=s.n_steps * s.batch_size,
                 batch_size=s.batch_size,
-                lr=s.lr,
-                lr_decay_steps=s.n_steps // 5,
-                dead_feature_window=10,
+                **schedule.trainer_settings(),
                 checkpoint_path=None,
                 output_path=str(out / variant / f"seed_{seed}"),
                 run_final_eval=False,
@@ -119,8 +119,8 @@ def run_demo(out: Path, n_seeds: int = 2, settings: SyntheticDemo | None = None)
             f"Training: {s.n_steps} steps of {s.batch_size} samples at learning rate {s.lr}, the "
             "same for every variant. The paper: 40,000 steps of 2048.",
             "Beyond the paper's recipe: for every variant dead latents are pointed at what is "
-            "explained worst, during the first 70% of the run, and iSAE-ME spends the first half "
-            "of it with a one-step encoder.",
+            "explained worst, until the last tenth of the run; iSAE-ME starts with a one-step "
+            "encoder, and its step matrix is I - W_dec W_enc.",
             f"{n_seeds} seeds per variant (initial weights and data order), "
             f"{_N_HELD_OUT} held-out samples.",
             f"At this size a concept that no latent finds costs 1/{s.n_concepts} of the error, not "

@@ -14,6 +14,8 @@ from torch import nn
 
 _EAGER_CALLS = 3
 """Calls of one kind before it is captured, so that a last, smaller batch is not."""
+_MOST_GRAPHS = 4
+"""Each keeps the memory of a step for itself."""
 
 
 class GraphedStep:
@@ -25,6 +27,10 @@ class GraphedStep:
     def __init__(self) -> None:
         self._calls: Counter[Hashable] = Counter()
         self._graphs: dict[Hashable, Callable[..., tuple[torch.Tensor, ...]]] = {}
+
+    def __reduce__(self) -> tuple[type[GraphedStep], tuple[()]]:
+        # a copy of a model captures graphs of its own
+        return GraphedStep, ()
 
     def __call__(
         self,
@@ -47,6 +53,9 @@ class GraphedStep:
             self._calls[key] += 1
             if self._calls[key] <= _EAGER_CALLS:
                 return function(*inputs)
+            if len(self._graphs) == _MOST_GRAPHS:
+                oldest = next(iter(self._graphs))
+                del self._graphs[oldest], self._calls[oldest]
             with _as_new_leaves(module, parameters) as leaves:
                 self._graphs[key] = _capture(function, inputs, leaves)
         return self._graphs[key](*inputs, *parameters.values())

@@ -19,6 +19,10 @@ class LaggingCopies:
     def __init__(self) -> None:
         self._pending: deque[tuple[int, torch.Tensor, torch.cuda.Event | None]] = deque()
 
+    def __reduce__(self) -> tuple[type[LaggingCopies], tuple[()]]:
+        # what is under way on the device belongs to the original
+        return LaggingCopies, ()
+
     def push(self, tag: int, tensor: torch.Tensor) -> None:
         """Start a copy; it comes back with its tag."""
         if not tensor.is_cuda:

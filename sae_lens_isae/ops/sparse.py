@@ -6,7 +6,7 @@ matrix). The first two are each other's adjoint, so autograd needs nothing else.
 
 Each comes as a dense product, as plain torch and as a Triton kernel (`backends.py`). Sums are
 taken in float32 or more. The Triton form of `accumulate_rows` adds with atomics: where a row takes
-terms from more than two programs its last bits vary from run to run. The dense one repeats exactly.
+terms from more than two programs its last bits vary from run to run.
 """
 
 # pyright: reportIncompatibleMethodOverride=false

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import gc
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 from sae_lens_isae.ops.fused_adam import _fuse, fuse_adam_of
 from sae_lens_isae.ops.graphs import GraphedStep, _as_new_leaves
 from sae_lens_isae.ops.lagging import LaggingCopies
+from tests.conftest import Activations, isae_config, make_sae, make_trainer
 
 gpu = [
     pytest.mark.gpu,
@@ -127,6 +129,19 @@ def test_replays_follow_inputs_parameters_and_scale_of_the_loss(device):
     torch.testing.assert_close(weight, same)
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=gpu)])
+def test_a_trained_sae_can_be_copied_and_trained_on(device):
+    sae = make_sae(isae_config("iSAE", device=device))
+    trainer = make_trainer(sae, Activations(), 10, device=device)
+    for _ in range(6):
+        trainer.step(next(trainer.data_provider))
+    x = next(Activations()).to(device)
+    other = copy.deepcopy(sae)
+    assert torch.equal(other(x), sae(x))
+    make_trainer(other, Activations(), 6, device=device).fit()
+    assert not torch.equal(other(x), sae(x))
+
+
 @pytest.mark.parametrize("device", [pytest.param("cuda", marks=gpu)])
 def test_gradients_are_added_up_where_some_are_left(device):
     module = torch.nn.Linear(2, 1, bias=False, device=device)
@@ -139,3 +154,17 @@ def test_gradients_are_added_up_where_some_are_left(device):
             module.zero_grad()
     gc.collect()
     assert module.weight.grad.tolist() == [[5.0 + 6 + 7] * 2]
+
+
+@pytest.mark.parametrize("device", [pytest.param("cuda", marks=gpu)])
+def test_the_oldest_graph_makes_room(device):
+    module = torch.nn.Linear(2, 1, bias=False, device=device)
+    step = GraphedStep()
+    x = torch.ones(1, 2, device=device)
+    for key in [*range(6), 0]:
+        for _ in range(5):
+            (loss,) = step(lambda x, key=key: (module(x).sum() * key,), (x,), module, key)
+            loss.backward()
+            assert module.weight.grad.tolist() == [[key, key]]
+            module.zero_grad()
+    assert len(step._graphs) == 4
