@@ -8,7 +8,6 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
-from dataclasses import asdict
 from pathlib import Path
 
 from provenance import write_result
@@ -27,12 +26,14 @@ for variant in sys.argv[1:] or ["isae_me"]:
         seconds = round(time.perf_counter() - start)
         assert result.activations_path is not None
         activations = load_file(result.activations_path)["activations"]
-    pair = asdict(pairwise_identifiability(*(t.sae for t in result.saes), activations))
+    saes = {trained.name: trained.sae for trained in result.saes}
+    (pair,) = pairwise_identifiability(saes, activations, n_oracle_samples=0).pairs
+    agreement = {"dcs": pair.dcs, "iou": pair.sae.iou.value, "l2": pair.sae.l2.value}
     write_result(
         f"smollm2_{variant}",
         {
             "seconds": seconds,
             "run_evals": {trained.name: trained.metrics for trained in result.saes},
-            "pairwise": {name: pair[name] for name in ("dcs", "iou", "l2")},
+            "pairwise": agreement,
         },
     )

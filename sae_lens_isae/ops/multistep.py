@@ -28,6 +28,7 @@ from sae_lens_isae.ops.sparse import (
     dot_rows,
     form_to_accumulate,
     product_dtype,
+    stored_for_gathering,
     sum_rows,
     to_dense,
 )
@@ -167,7 +168,8 @@ def _linear_grads(
             weight_grad = (x.T @ total).to(dtype)
         return x_grad, weight_grad
     if needs_x:
-        x_grad = sum_rows(weight.T.contiguous(), indices, sparse)
+        rows = stored_for_gathering(weight.T.contiguous(), indices.shape[1])
+        x_grad = sum_rows(rows, indices, sparse)
     if needs_weight:
         weight_grad = accumulate_rows(indices, sparse, x, d_sae).T
     return x_grad, weight_grad
@@ -187,7 +189,7 @@ class _EncodeWithStepMatrix(torch.autograd.Function):
     ) -> tuple[torch.Tensor, ...]:
         centred, weight = centred.to(dtype), W_enc.to(dtype)
         linear_pre = centred @ weight
-        step_matrix = S.to(dtype)
+        step_matrix = stored_for_gathering(S.to(dtype), k)
         indices, values = select_largest(linear_pre, k, signed)
         steps = [(indices, _keep(values, signed))]
         hidden_pre = linear_pre
@@ -218,7 +220,7 @@ class _EncodeWithStepMatrix(torch.autograd.Function):
         touched = []
         for before, after in zip(steps[-2::-1], steps[:0:-1], strict=True):
             codes_grad = _through_step_matrix(
-                step_matrix, step_grad, before, after[0], sparse, hidden_grad
+                step_matrix, step_grad, before, after[0], sparse, hidden_grad, weight.dtype
             )
             if hidden_grad is not None:
                 linear_grad = hidden_grad if linear_grad is None else linear_grad + hidden_grad
@@ -240,6 +242,7 @@ def _through_step_matrix(
     after: torch.Tensor,
     sparse: torch.Tensor,
     dense: torch.Tensor | None,
+    dtype: torch.dtype,
 ) -> torch.Tensor:
     """Gradient of z(i-1) on its support, from that of u(i) = z(i-1) S + ...; adds S's in place.
 
@@ -247,6 +250,7 @@ def _through_step_matrix(
         before: Indices and values of z(i-1).
         after: Support of z(i), on which `sparse` is the gradient of u(i).
         dense: A further gradient of u(i), on all its entries.
+        dtype: In which dense products are taken.
     """
     indices, values = before
     d_sae = len(step_matrix)
@@ -256,10 +260,10 @@ def _through_step_matrix(
         return triton_kernels.multiply_block(step_matrix, step_grad, indices, values, after, sparse)
     if dense is not None or choose_form(d_sae, after.shape[1], step_matrix) == "dense":
         total = to_dense(after, sparse, d_sae)
-        total = (total if dense is None else total + dense).to(step_matrix.dtype)
-        codes = to_dense(indices, values, d_sae).to(step_matrix.dtype)
+        total = (total if dense is None else total + dense).to(dtype)
+        codes = to_dense(indices, values, d_sae).to(dtype)
         step_grad += codes.T @ total
-        return (total @ step_matrix.T).gather(-1, indices).to(sparse.dtype)
+        return (total @ step_matrix.to(dtype).T).gather(-1, indices).to(sparse.dtype)
     flat = (indices[:, :, None] * d_sae + after[:, None, :]).flatten()
     terms = values[:, :, None] * sparse[:, None, :]
     step_grad.view(-1).index_add_(0, flat, terms.flatten().to(step_grad.dtype))
@@ -303,7 +307,7 @@ class _EncodeTied(torch.autograd.Function):
         n_steps: int,
         dtype: torch.dtype,
     ) -> tuple[torch.Tensor, ...]:
-        weight, atoms = W_enc.to(dtype), dictionary.to(dtype)
+        weight, atoms = W_enc.to(dtype), stored_for_gathering(dictionary.to(dtype), k)
         residual = centred.to(dtype)
         linear_pre = hidden_pre = residual @ weight
         indices, values = select_largest(linear_pre, k, signed)
@@ -330,32 +334,33 @@ class _EncodeTied(torch.autograd.Function):
         steps = list(zip(flat[::3], flat[1::3], flat[2::3], strict=True))
         d_sae = len(atoms)
         rows = weight.T.contiguous()
+        gathered = stored_for_gathering(rows, steps[0][1].shape[1])
         if values_grad is None:
             values_grad = torch.zeros_like(steps[-1][2])
         sparse = values_grad * _passes(steps[-1][2], ctx.signed)
         centred_grad = torch.zeros_like(steps[0][0], dtype=sparse.dtype)
         sparse_grads, residual_grads = [sparse], []
         for (_, old, old_values), (_, new, _) in zip(steps[-2::-1], steps[:0:-1], strict=True):
-            residual_grad = sum_rows(rows, new, sparse)
+            residual_grad = sum_rows(gathered, new, sparse)
             same = (old[:, :, None] == new[:, None, :]).to(sparse.dtype)
             codes_grad = torch.bmm(same, sparse[:, :, None])[..., 0]
             if hidden_grad is not None:
                 residual_grad = residual_grad + hidden_grad @ rows
                 codes_grad = codes_grad + hidden_grad.gather(-1, old)
                 hidden_grad = None
-            codes_grad = codes_grad - dot_rows(residual_grad.to(atoms.dtype), atoms, old)
+            codes_grad = codes_grad - dot_rows(residual_grad.to(weight.dtype), atoms, old)
             centred_grad += residual_grad
             residual_grads.append(residual_grad)
             sparse = codes_grad * _passes(old_values, ctx.signed)
             sparse_grads.append(sparse)
-        centred_grad += sum_rows(rows, steps[0][1], sparse)
+        centred_grad += sum_rows(gathered, steps[0][1], sparse)
         residuals, indices, values = (torch.cat(each) for each in zip(*steps, strict=True))
         weight_grad = accumulate_rows(indices, torch.cat(sparse_grads[::-1]), residuals, d_sae).T
         n_fed_back = len(indices) - len(steps[0][1])
         dictionary_grad = accumulate_rows(
             indices[:n_fed_back],
             -values[:n_fed_back],
-            torch.cat(residual_grads[::-1]).to(atoms.dtype),
+            torch.cat(residual_grads[::-1]).to(weight.dtype),
             d_sae,
         )
         for dense, residual in ((linear_grad, steps[0][0]), (grads[3], steps[-1][0])):

@@ -11,6 +11,7 @@ from sae_lens_isae.ops.sparse import (
     decode_codes,
     dot_rows,
     gram_codes,
+    stored_for_gathering,
     sum_rows,
     to_dense,
 )
@@ -133,3 +134,28 @@ def test_gradients_in_float32_and_under_autocast(operation, backend, device):
         for f, e in zip(found, expected, strict=True):
             assert f.dtype == torch.float32
             assert relative_error(f, e) < tolerance
+
+
+@pytest.mark.parametrize(("backend", "device"), BACKENDS_AND_DEVICES)
+def test_float16_copies_where_tf32_is_allowed_and_nowhere_else(backend, device):
+    """Weights lose no more than TF32's mantissa; gradients that float16 cannot hold survive."""
+    matrix, _, indices, weights = problem(5, 30, 17, 4, device=device, dtype=torch.float32)
+    D = matrix.double()
+    exact = torch.zeros(5, 30, dtype=torch.float64, device=device)
+    exact = exact.scatter(-1, indices, weights.double()) @ D
+    matrix.requires_grad_()
+    before = torch.get_float32_matmul_precision()
+    try:
+        for precision in ("highest", "high"):
+            torch.set_float32_matmul_precision(precision)
+            with use_backend(backend):
+                copied = stored_for_gathering(matrix.detach(), 4).dtype
+                out = decode_codes(matrix, indices, weights)
+                (grad,) = torch.autograd.grad((out * 1e-12).sum(), matrix)
+            narrow = backend == "triton" and precision == "high"
+            assert copied == (torch.float16 if narrow else torch.float32)
+            assert relative_error(out, exact) < (2**-11 if precision == "high" else 1e-6)
+            expected = to_dense(indices, weights, 30).double().T @ torch.full((5, 17), 1e-12).to(D)
+            assert relative_error(grad, expected) < (2**-10 if precision == "high" else 1e-6)
+    finally:
+        torch.set_float32_matmul_precision(before)
