@@ -15,14 +15,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
-from parallel import run_all
-from provenance import RESULTS, keep_result, provenance
+from parallel import measure_missing
+from provenance import provenance
 from sae_lens.synthetic import SyntheticModel
 from synthetic_study import COLUMNS, D_IN, PAPER, SETTING, SIZES, K, compare, train
 
@@ -72,30 +70,20 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=40_000)
     parser.add_argument("--jobs", type=int, default=3 * max(torch.cuda.device_count(), 1))
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--logs", type=Path, default=Path("calibration_logs"))
     parser.add_argument("--one", nargs=2, metavar=("CLUSTERS", "FILE"))
     args = parser.parse_args()
     if args.one:
         n_clusters, file = args.one
         Path(file).write_text(json.dumps(measure(int(n_clusters), args.steps, args.device)))
         return
-    path = RESULTS / "calibrate_mixture.json"
-    rows: list[dict[str, Any]] = json.loads(path.read_text())["rows"] if path.exists() else []
-    have = {row["clusters"] for row in rows}
-    missing = [str(n) for n in args.clusters if n not in have]
-    with tempfile.TemporaryDirectory() as folder:
-        files = [Path(folder) / f"{n}.json" for n in missing]
-        commands = [
-            [sys.executable, *sys.argv, "--one", n, str(f)]
-            for n, f in zip(missing, files, strict=True)
-        ]
-        logs = [args.logs / f"{n}.log" for n in missing]
-        for done in run_all(commands, logs, args.jobs, "candidates"):
-            rows.append(json.loads(files[done].read_text()))
-            rows.sort(key=lambda row: row["clusters"])
-            keep_result(
-                "calibrate_mixture", {"setting": {**SETTING, "steps": args.steps}, "rows": rows}
-            )
+    rows = measure_missing(
+        "calibrate_mixture",
+        "clusters",
+        args.clusters,
+        {**SETTING, "steps": args.steps},
+        args.jobs,
+        order=range(SIZES["num_features"]),
+    )
     print("| clusters | cosine | " + " | ".join(COLUMNS) + " |")
     for name, clusters in (("iid", 0), ("mixture", "?")):
         paper = " | ".join(f"{value:.3f}" for value in PAPER[name]["AbsTopK"])

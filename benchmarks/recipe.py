@@ -12,16 +12,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
-from parallel import run_all
-from provenance import RESULTS, keep_result, provenance
+from parallel import measure_missing
+from provenance import provenance
 from synthetic_study import SETTING, SIZES, against_truth, held_out_samples, train
+
+from sae_lens_isae.architectures.recipe import unit_norm_mse
+from sae_lens_isae.synthetic import GENERATORS
 
 Trial = dict[str, dict[str, Any]]
 """Changes of the SAE's settings, of the trainer's, and which variant and data."""
@@ -83,14 +84,13 @@ def run_trial(name: str, device: str) -> dict[str, Any]:
         sae = train(data, variant, 0, steps, chosen["sae"], chosen["trainer"]).eval()
     seconds = time.perf_counter() - start
     x = held_out_samples(data)
-    error = ((x - sae(x)).pow(2).sum(-1) / x.pow(2).sum(-1)).mean()
     atoms = torch.nn.functional.normalize(sae.W_dec, dim=-1)
     twins = ((atoms @ atoms.T).abs() > 0.9).sum() - len(atoms)
     return {
         "trial": name,
         **chosen["run"],
         "changes": {**chosen["sae"], **chosen["trainer"]},
-        "mse": error.item(),
+        "mse": unit_norm_mse(sae(x), x).item(),
         **against_truth(sae, data),
         "twins": int(twins) // 2,
         "seconds": seconds,
@@ -117,29 +117,14 @@ def main() -> None:
     )
     parser.add_argument("--jobs", type=int, default=3 * max(torch.cuda.device_count(), 1))
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--logs", type=Path, default=Path("recipe_logs"))
     parser.add_argument("--print", action="store_true", help="print the log and stop")
     parser.add_argument("--one", nargs=2, metavar=("TRIAL", "FILE"))
     args = parser.parse_args()
     if args.one:
         Path(args.one[1]).write_text(json.dumps(run_trial(args.one[0], args.device)))
         return
-    path = RESULTS / "recipe.json"
-    rows: list[dict[str, Any]] = json.loads(path.read_text())["rows"] if path.exists() else []
-    if not args.print:
-        have = {row["trial"] for row in rows}
-        names = [name for name in args.trials if name not in have]
-        with tempfile.TemporaryDirectory() as folder:
-            files = [Path(folder) / f"{i}.json" for i in range(len(names))]
-            commands = [
-                [sys.executable, *sys.argv, "--one", n, str(f)]
-                for n, f in zip(names, files, strict=True)
-            ]
-            logs = [args.logs / f"{i}.log" for i in range(len(names))]
-            for done in run_all(commands, logs, args.jobs, "trials"):
-                rows.append(json.loads(files[done].read_text()))
-                rows.sort(key=lambda row: list(TRIALS).index(row["trial"]))
-                keep_result("recipe", {"setting": SETTING, "rows": rows})
+    wanted = [] if args.print else args.trials
+    rows = measure_missing("recipe", "trial", wanted, SETTING, args.jobs, order=list(TRIALS))
     print_log(rows)
 
 

@@ -1,6 +1,6 @@
 """Table 1 of paper 1: four variants on two kinds of synthetic data, three seeds each.
 
-    python benchmarks/table1.py                       # everything, about 40 minutes of one H100
+    python benchmarks/table1.py                       # everything
     python benchmarks/table1.py --data iid --variants AbsTopK iSAE-ME
     python benchmarks/table1.py --print               # the table from what was measured so far
 
@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from parallel import run_all
-from provenance import RESULTS, keep_result, provenance
+from parallel import kept_rows, run_all
+from provenance import keep_result, provenance
 from synthetic_study import PAPER, SETTING, SIZES, compare, table_lines, train
 
 from sae_lens_isae.identifiability.loading import load_sae
@@ -86,8 +86,7 @@ def main() -> None:
         folder = args.work / data / variant / f"seed_{seed}"
         train_cell(data, variant, int(seed), args.steps, args.device, folder)
         return
-    path = RESULTS / f"{args.name}.json"
-    rows: list[dict[str, Any]] = json.loads(path.read_text())["rows"] if path.exists() else []
+    rows = kept_rows(args.name)
     have = {(row["data"], row["variant"]) for row in rows}
     wanted = [] if args.print else [(d, v) for d in args.data for v in args.variants]
     for data, variant in [row for row in wanted if row not in have]:

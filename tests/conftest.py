@@ -31,6 +31,12 @@ D_IN, D_SAE, K = 16, 40, 3
 BATCH = 64
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """What is marked `gpu` needs one."""
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+
+
 class Activations(Iterator[torch.Tensor]):
     """Signed sparse combinations of fixed atoms; batch i depends on `seed` and i alone."""
 

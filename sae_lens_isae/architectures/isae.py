@@ -200,7 +200,6 @@ class ISAETrainingSAE(LossTermsMixin, TopKTrainingSAE):
         self._adam_is_fused = False
         self._watch = NonFiniteWatch()
         self._slots = DeadLatentSlots()
-        self._dead_slots = 0
         self._graphed_step = GraphedStep()
         self._loss_names: list[str] = []
 
@@ -282,6 +281,7 @@ class ISAETrainingSAE(LossTermsMixin, TopKTrainingSAE):
         given, on parameters and on what `step_kind` names, and it must not wait for the device.
         """
         project_to_unit_norm(self.W_dec)
+        # for the gradient: it has no part along the atoms, which the projection would undo
         dictionary = torch.nn.functional.normalize(self.W_dec, dim=-1)
         centred = self.process_sae_in(step_input.sae_in)
         codes = self.encode_codes(centred, dictionary)
@@ -310,7 +310,7 @@ class ISAETrainingSAE(LossTermsMixin, TopKTrainingSAE):
 
     def step_kind(self) -> Hashable:
         """What the course of `losses_of_step` depends on besides its tensors."""
-        return self._dead_slots
+        return self._slots.n
 
     # steps are counted here, and torch.compile would compile anew for every count
     @not_compiled
@@ -333,7 +333,7 @@ class ISAETrainingSAE(LossTermsMixin, TopKTrainingSAE):
         if due and dead is not None and self.n_steps % self.cfg.resample_every == 0:
             self.resample(dead, step_input.sae_in)
         if dead is not None:
-            self._dead_slots = self._slots.update(dead)
+            self._slots.update(dead)
         self.n_steps += 1
 
     @torch.no_grad()
@@ -358,9 +358,9 @@ class ISAETrainingSAE(LossTermsMixin, TopKTrainingSAE):
         """
         loss = sae_out.new_zeros(())
         dead = step_input.dead_neuron_mask
-        if dead is not None and self._dead_slots > 0 and self.cfg.aux_loss_coefficient > 0:
+        if dead is not None and self._slots.n > 0 and self.cfg.aux_loss_coefficient > 0:
             k_aux = min(max(self.cfg.d_in // 2, 1), self.cfg.d_sae)
-            latents = first_dead(dead, self._dead_slots)
+            latents = first_dead(dead, self._slots.n)
             linear_pre = self.process_sae_in(step_input.sae_in) @ self.W_enc[:, latents]
             acts = dead_latent_acts(linear_pre, dead[latents], k_aux, self.signed)
             recons = acts @ torch.nn.functional.normalize(self.W_dec[latents], dim=-1)

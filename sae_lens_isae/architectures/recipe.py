@@ -151,12 +151,14 @@ class DeadLatentSlots:
     def __init__(self) -> None:
         self._counts = LaggingCopies()
         self._n_dead: int | None = None
+        self.n = 0
+        """Slots of the present step: a power of two, so that shapes seldom change; 0 for none."""
 
-    def update(self, dead: Bool[torch.Tensor, " d_sae"]) -> int:
-        """Slots for the present step: a power of two, so that shapes seldom change; 0 for none."""
+    def update(self, dead: Bool[torch.Tensor, " d_sae"]) -> None:
+        """Hand in the dead latents of the present step."""
         self._counts.push(0, dead.sum())
         for _, count in self._counts.pop(wait=self._n_dead is None):
             self._n_dead = int(count)
-        if not self._n_dead:
-            return 0
-        return min(max(_FEWEST_SLOTS, 1 << (self._n_dead - 1).bit_length()), len(dead))
+        n_dead = self._n_dead or 0
+        rounded = 1 << (n_dead - 1).bit_length()
+        self.n = min(max(_FEWEST_SLOTS, rounded), len(dead)) if n_dead else 0

@@ -56,8 +56,9 @@ class RegularizedMixin(LossTermsMixin):
     @override
     def training_forward_pass(self, step_input: TrainStepInput) -> TrainStepOutput:
         output = super().training_forward_pass(step_input)
-        ctx = self._context(step_input, output.feature_acts, output.hidden_pre, output.sae_out)
-        output.metrics.update(self.term_metrics(ctx))  # pyright: ignore[reportArgumentType,reportCallIssue]
+        if step_input.is_logging_step:
+            ctx = self._context(step_input, output.feature_acts, output.hidden_pre, output.sae_out)
+            output.metrics.update(self.term_metrics(ctx))  # pyright: ignore[reportArgumentType,reportCallIssue]
         self._count_step()
         return output
 

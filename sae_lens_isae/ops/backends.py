@@ -17,8 +17,8 @@ Form = Literal["dense", "torch", "triton"]
 
 _TRITON_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _DENSE_BELOW = {"cuda": 50, "cpu": 10}
-"""Rows of the matrix per entry of a code under which a dense product was faster (measured by
-`benchmarks/sparse_ops.py`)."""
+"""Rows of the matrix per entry of a code under which a dense product is taken;
+`benchmarks/sparse_ops.py` measures both sides."""
 
 _forced: list[Backend] = ["auto"]
 

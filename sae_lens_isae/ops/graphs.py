@@ -122,6 +122,7 @@ def _capture(
         cache_enabled=False,
     )
     # what the garbage collector frees during a capture, a graph or an event, would invalidate it
+    collects = gc.isenabled()
     gc.collect()
     gc.disable()
     try:
@@ -130,5 +131,6 @@ def _capture(
                 cast(Any, with_leaves), static, allow_unused_input=True
             )
     finally:
-        gc.enable()
+        if collects:
+            gc.enable()
     return cast(Callable[..., tuple[torch.Tensor, ...]], graphed)

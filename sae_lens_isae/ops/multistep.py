@@ -108,9 +108,19 @@ def _keep(values: torch.Tensor, signed: bool) -> torch.Tensor:
     return values if signed else values.relu()
 
 
-def _passes(values: torch.Tensor, signed: bool) -> torch.Tensor | float:
-    """What the activation multiplies gradients with: TopK's ReLU stops them where it clipped."""
-    return 1.0 if signed else (values > 0).to(values.dtype)
+def _through_activation(
+    grad: torch.Tensor | None, values: torch.Tensor, signed: bool
+) -> torch.Tensor:
+    """The gradient of what was selected: TopK's ReLU stops it where it clipped."""
+    if grad is None:
+        return torch.zeros_like(values)
+    return grad if signed else grad * (values > 0)
+
+
+def _set_up(ctx: Any, signed: bool, indices: torch.Tensor) -> None:
+    ctx.signed = signed
+    ctx.mark_non_differentiable(indices)
+    ctx.set_materialize_grads(False)
 
 
 class _Encode(torch.autograd.Function):
@@ -128,9 +138,7 @@ class _Encode(torch.autograd.Function):
         indices, values = select_largest(linear_pre, k, signed)
         values = _keep(values, signed)
         ctx.save_for_backward(centred, weight, indices, values)
-        ctx.signed = signed
-        ctx.mark_non_differentiable(indices)
-        ctx.set_materialize_grads(False)
+        _set_up(ctx, signed, indices)
         return values, indices, linear_pre
 
     @staticmethod
@@ -138,9 +146,7 @@ class _Encode(torch.autograd.Function):
     def backward(ctx: Any, *grads: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
         values_grad, _, linear_grad = grads
         centred, weight, indices, values = ctx.saved_tensors
-        if values_grad is None:
-            values_grad = torch.zeros_like(values)
-        sparse = values_grad * _passes(values, ctx.signed)
+        sparse = _through_activation(values_grad, values, ctx.signed)
         needed = ctx.needs_input_grad[:2]
         linear = _linear_grads(centred, weight, indices, sparse, linear_grad, needed)
         return (*linear, None, None, None)
@@ -198,10 +204,8 @@ class _EncodeWithStepMatrix(torch.autograd.Function):
             (indices, values), hidden_pre = select_largest_of_sum(fed_back, linear_pre, k, signed)
             steps.append((indices, _keep(values, signed)))
         ctx.save_for_backward(centred, weight, step_matrix, *(t for step in steps for t in step))
-        ctx.signed = signed
         indices, values = steps[-1]
-        ctx.mark_non_differentiable(indices)
-        ctx.set_materialize_grads(False)
+        _set_up(ctx, signed, indices)
         return values, indices, linear_pre, hidden_pre
 
     @staticmethod
@@ -213,23 +217,20 @@ class _EncodeWithStepMatrix(torch.autograd.Function):
         d_sae = weight.shape[1]
         dtype = torch.promote_types(step_matrix.dtype, torch.float32)
         step_grad = torch.zeros(d_sae, d_sae, dtype=dtype, device=weight.device)
-        values = steps[-1][1]
-        if values_grad is None:
-            values_grad = torch.zeros_like(values)
-        sparse = values_grad * _passes(values, ctx.signed)
-        touched = []
+        sparse = _through_activation(values_grad, steps[-1][1], ctx.signed)
+        touched, dense = [], hidden_grad
         for before, after in zip(steps[-2::-1], steps[:0:-1], strict=True):
             codes_grad = _through_step_matrix(
-                step_matrix, step_grad, before, after[0], sparse, hidden_grad, weight.dtype
+                step_matrix, step_grad, before, after[0], sparse, dense, weight.dtype
             )
-            if hidden_grad is not None:
-                linear_grad = hidden_grad if linear_grad is None else linear_grad + hidden_grad
-                hidden_grad = None
+            dense = None
             touched.append((after[0], sparse))
-            sparse = codes_grad * _passes(before[1], ctx.signed)
+            sparse = _through_activation(codes_grad, before[1], ctx.signed)
         touched.append((steps[0][0], sparse))
         all_indices = torch.cat([indices for indices, _ in touched], dim=-1)
         all_sparse = torch.cat([grad for _, grad in touched], dim=-1)
+        if hidden_grad is not None:
+            linear_grad = hidden_grad if linear_grad is None else linear_grad + hidden_grad
         needed = ctx.needs_input_grad[:2]
         linear = _linear_grads(centred, weight, all_indices, all_sparse, linear_grad, needed)
         return (*linear, step_grad, None, None, None, None)
@@ -255,9 +256,11 @@ def _through_step_matrix(
     indices, values = before
     d_sae = len(step_matrix)
     if dense is None and triton_serves(step_matrix, sparse):
-        from sae_lens_isae.ops import triton_kernels
+        from sae_lens_isae.ops import product_kernels
 
-        return triton_kernels.multiply_block(step_matrix, step_grad, indices, values, after, sparse)
+        return product_kernels.multiply_block(
+            step_matrix, step_grad, indices, values, after, sparse
+        )
     if dense is not None or choose_form(d_sae, after.shape[1], step_matrix) == "dense":
         total = to_dense(after, sparse, d_sae)
         total = (total if dense is None else total + dense).to(dtype)
@@ -320,10 +323,8 @@ class _EncodeTied(torch.autograd.Function):
             indices, values = select_largest(hidden_pre, k, signed)
             steps.append((residual, indices, _keep(values, signed)))
         ctx.save_for_backward(weight, atoms, *(t for step in steps for t in step))
-        ctx.signed = signed
         _, indices, values = steps[-1]
-        ctx.mark_non_differentiable(indices)
-        ctx.set_materialize_grads(False)
+        _set_up(ctx, signed, indices)
         return values, indices, linear_pre, hidden_pre
 
     @staticmethod
@@ -335,23 +336,21 @@ class _EncodeTied(torch.autograd.Function):
         d_sae = len(atoms)
         rows = weight.T.contiguous()
         gathered = stored_for_gathering(rows, steps[0][1].shape[1])
-        if values_grad is None:
-            values_grad = torch.zeros_like(steps[-1][2])
-        sparse = values_grad * _passes(steps[-1][2], ctx.signed)
+        sparse = _through_activation(values_grad, steps[-1][2], ctx.signed)
         centred_grad = torch.zeros_like(steps[0][0], dtype=sparse.dtype)
-        sparse_grads, residual_grads = [sparse], []
+        sparse_grads, residual_grads, dense = [sparse], [], hidden_grad
         for (_, old, old_values), (_, new, _) in zip(steps[-2::-1], steps[:0:-1], strict=True):
             residual_grad = sum_rows(gathered, new, sparse)
             same = (old[:, :, None] == new[:, None, :]).to(sparse.dtype)
             codes_grad = torch.bmm(same, sparse[:, :, None])[..., 0]
-            if hidden_grad is not None:
-                residual_grad = residual_grad + hidden_grad @ rows
-                codes_grad = codes_grad + hidden_grad.gather(-1, old)
-                hidden_grad = None
+            if dense is not None:
+                residual_grad = residual_grad + dense @ rows
+                codes_grad = codes_grad + dense.gather(-1, old)
+                dense = None
             codes_grad = codes_grad - dot_rows(residual_grad.to(weight.dtype), atoms, old)
             centred_grad += residual_grad
             residual_grads.append(residual_grad)
-            sparse = codes_grad * _passes(old_values, ctx.signed)
+            sparse = _through_activation(codes_grad, old_values, ctx.signed)
             sparse_grads.append(sparse)
         centred_grad += sum_rows(gathered, steps[0][1], sparse)
         residuals, indices, values = (torch.cat(each) for each in zip(*steps, strict=True))
@@ -363,7 +362,7 @@ class _EncodeTied(torch.autograd.Function):
             torch.cat(residual_grads[::-1]).to(weight.dtype),
             d_sae,
         )
-        for dense, residual in ((linear_grad, steps[0][0]), (grads[3], steps[-1][0])):
+        for dense, residual in ((linear_grad, steps[0][0]), (hidden_grad, steps[-1][0])):
             if dense is not None:
                 weight_grad = weight_grad + residual.T @ dense
         if linear_grad is not None:

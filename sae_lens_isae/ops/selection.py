@@ -32,7 +32,7 @@ def select_largest(u: Float[torch.Tensor, "batch columns"], k: int, signed: bool
     Raises:
         ValueError: k is not between 1 and the number of columns.
     """
-    return _select(u, None, k, signed, want_sum=False)[0]
+    return _select(u, None, k, signed)[0]
 
 
 @torch.no_grad()
@@ -43,22 +43,22 @@ def select_largest_of_sum(
     signed: bool,
 ) -> tuple[Selection, Float[torch.Tensor, "batch columns"]]:
     """`select_largest` of u + addend, and that sum, in one pass over both."""
-    selection, total = _select(u, addend, k, signed, want_sum=True)
+    selection, total = _select(u, addend, k, signed)
     assert total is not None
     return selection, total
 
 
 def _select(
-    u: torch.Tensor, addend: torch.Tensor | None, k: int, signed: bool, want_sum: bool
+    u: torch.Tensor, addend: torch.Tensor | None, k: int, signed: bool
 ) -> tuple[Selection, torch.Tensor | None]:
     n_columns = u.shape[-1]
     if not 1 <= k <= n_columns:
         raise ValueError(f"k must be between 1 and the {n_columns} columns, got {k}")
     if triton_serves(u):
-        from sae_lens_isae.ops import triton_kernels
+        from sae_lens_isae.ops import select_kernel
 
-        if triton_kernels.can_select(n_columns, k):
-            indices, values, total = triton_kernels.select(u, k, signed, addend, want_sum)
+        if select_kernel.can_select(n_columns, k):
+            indices, values, total = select_kernel.select(u, k, signed, addend)
             return Selection(indices, values.to(u.dtype)), total
     total = u if addend is None else u + addend
     ranked = total.abs() if signed else total

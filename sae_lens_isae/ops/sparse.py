@@ -43,9 +43,9 @@ def sum_rows(
         return torch.zeros(len(indices), matrix.shape[1], dtype=dtype, device=matrix.device)
     form = choose_form(len(matrix), indices.shape[1], matrix, weights)
     if form == "triton":
-        from sae_lens_isae.ops import triton_kernels
+        from sae_lens_isae.ops import product_kernels
 
-        return triton_kernels.combine(matrix, indices, weights)
+        return product_kernels.combine(matrix, indices, weights)
     weights = weights.to(matrix.dtype)
     if form == "dense":
         return (to_dense(indices, weights, len(matrix)) @ matrix).to(dtype)
@@ -61,9 +61,9 @@ def dot_rows(
     """<x[b], matrix[indices[b, j]]> for every b and j."""
     form = choose_form(len(matrix), indices.shape[1], matrix, x)
     if form == "triton":
-        from sae_lens_isae.ops import triton_kernels
+        from sae_lens_isae.ops import product_kernels
 
-        return triton_kernels.dot(x, matrix, indices)
+        return product_kernels.dot(x, matrix, indices)
     dtype = _sum_dtype(matrix)
     x = x.to(matrix.dtype)
     if form == "dense":
@@ -97,9 +97,9 @@ def accumulate_rows(
     """
     form = form_to_accumulate(n_rows, indices.shape[1], x, weights)
     if form == "triton":
-        from sae_lens_isae.ops import triton_kernels
+        from sae_lens_isae.ops import product_kernels
 
-        return triton_kernels.accumulate(indices, weights, x, n_rows, more)
+        return product_kernels.accumulate(indices, weights, x, n_rows, more)
     if more is not None:
         indices = torch.cat([indices, indices])
         weights, x = torch.cat([weights, more[0]]), torch.cat([x, more[1]])

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 from jaxtyping import Float
-from sae_lens.synthetic import FeatureDictionary, SyntheticModel, SyntheticModelConfig
+from sae_lens.synthetic import SyntheticModel
 
-from sae_lens_isae.synthetic.signed import SignedSparseGenerator
+from sae_lens_isae.synthetic.signed import signed_synthetic_model
 
 
 def mixture_atoms(
@@ -46,13 +46,6 @@ def mixture_synthetic_model(
 ) -> SyntheticModel:
     """`signed_synthetic_model` with clustered concepts; see `mixture_atoms`."""
     atoms = mixture_atoms(num_features, hidden_dim, n_clusters, similarity, seed)
-
-    def place(dictionary: FeatureDictionary) -> None:
-        dictionary.feature_vectors.data.copy_(atoms)
-
-    return SyntheticModel(
-        SyntheticModelConfig(num_features, hidden_dim, bias=False, seed=seed),
-        feature_dict=FeatureDictionary(num_features, hidden_dim, initializer=place, device=device),
-        activation_generator=SignedSparseGenerator(num_features, k, device),
-        device=device,
-    )
+    model = signed_synthetic_model(num_features, hidden_dim, k, seed, device)
+    model.feature_dict.feature_vectors.data.copy_(atoms)
+    return model

@@ -262,7 +262,6 @@ def test_low_precision_trains(variant):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)
 def test_nothing_in_a_step_waits_for_the_gpu(variant, normalization):

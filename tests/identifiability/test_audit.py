@@ -166,7 +166,6 @@ def test_one_sample_is_enough():
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("architecture", ["abstopk", "standard"])
 def test_gpu_equals_cpu(architecture):
     sae, x = stock_sae(architecture), torch.randn(300, D_IN)

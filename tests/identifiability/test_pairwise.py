@@ -270,7 +270,6 @@ def test_the_oracle_codes_what_the_decoder_does_not_add():
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_gpu_equals_cpu():
     a, b, x = random_sae(0), random_sae(1), torch.randn(300, D_IN)
     on_cpu = pairwise_identifiability([a, b], x).pairs[0]

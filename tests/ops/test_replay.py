@@ -14,11 +14,6 @@ from sae_lens_isae.ops.graphs import GraphedStep, _as_new_leaves
 from sae_lens_isae.ops.lagging import LaggingCopies
 from tests.conftest import Activations, isae_config, make_sae, make_trainer
 
-gpu = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-]
-
 
 def test_copies_from_a_cpu_come_back_at_once_and_keep_their_value():
     copies = LaggingCopies()
@@ -29,7 +24,7 @@ def test_copies_from_a_cpu_come_back_at_once_and_keep_their_value():
     assert copies.pop() == []
 
 
-@pytest.mark.parametrize("device", [pytest.param("cuda", marks=gpu)])
+@pytest.mark.parametrize("device", [pytest.param("cuda", marks=pytest.mark.gpu)])
 def test_copies_from_a_gpu_come_back_two_pushes_later(device):
     copies = LaggingCopies()
     seen = []
@@ -64,7 +59,7 @@ def test_a_choice_made_by_hand_is_kept():
     assert not optimizer.param_groups[0]["fused"]
 
 
-@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=gpu)])
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def test_only_the_adam_of_the_parameter_is_fused(device):
     mine, other = (torch.nn.Parameter(torch.zeros(2, device=device)) for _ in range(2))
     optimizers = [torch.optim.Adam([mine]), torch.optim.Adam([other])]
@@ -99,7 +94,7 @@ def test_without_a_gpu_the_function_just_runs():
     assert module.weight.grad.any()
 
 
-@pytest.mark.parametrize("device", [pytest.param("cuda", marks=gpu)])
+@pytest.mark.parametrize("device", [pytest.param("cuda", marks=pytest.mark.gpu)])
 def test_replays_follow_inputs_parameters_and_scale_of_the_loss(device):
     """Against the same steps run eagerly, with an earlier loss kept alive as SAELens keeps it."""
 
@@ -129,7 +124,7 @@ def test_replays_follow_inputs_parameters_and_scale_of_the_loss(device):
     torch.testing.assert_close(weight, same)
 
 
-@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=gpu)])
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def test_a_trained_sae_can_be_copied_and_trained_on(device):
     sae = make_sae(isae_config("iSAE", device=device))
     trainer = make_trainer(sae, Activations(), 10, device=device)
@@ -142,7 +137,7 @@ def test_a_trained_sae_can_be_copied_and_trained_on(device):
     assert not torch.equal(other(x), sae(x))
 
 
-@pytest.mark.parametrize("device", [pytest.param("cuda", marks=gpu)])
+@pytest.mark.parametrize("device", [pytest.param("cuda", marks=pytest.mark.gpu)])
 def test_gradients_are_added_up_where_some_are_left(device):
     module = torch.nn.Linear(2, 1, bias=False, device=device)
     step = GraphedStep()
@@ -156,7 +151,7 @@ def test_gradients_are_added_up_where_some_are_left(device):
     assert module.weight.grad.tolist() == [[5.0 + 6 + 7] * 2]
 
 
-@pytest.mark.parametrize("device", [pytest.param("cuda", marks=gpu)])
+@pytest.mark.parametrize("device", [pytest.param("cuda", marks=pytest.mark.gpu)])
 def test_the_oldest_graph_makes_room(device):
     module = torch.nn.Linear(2, 1, bias=False, device=device)
     step = GraphedStep()

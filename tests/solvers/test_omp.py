@@ -139,7 +139,6 @@ def test_nearly_equal_atoms_in_float32(angle):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_gpu_equals_cpu():
     atoms, x = unit_atoms(512, 64, 0), signals(300, 64)
     k = torch.arange(300) % 20
