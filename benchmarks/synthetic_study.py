@@ -62,7 +62,6 @@ def train(
     torch.set_float32_matmul_precision("high")
     schedule = SyntheticSchedule(n_steps)
     cfg = paper_variants(
-        schedule.encoder_warm_up_steps(),
         d_in=D_IN,
         d_sae=D_SAE,
         k=K,

@@ -24,8 +24,7 @@ for seed in (0, 1):
             d_sae=64,
             k=3,
             arip_seed=seed,
-            resample_until=1600,  # beyond the paper: revive dead latents
-            encoder_warm_up_steps=1200,  # and start with a one-step encoder
+            resample_until=2250,  # beyond the paper: dead latents take over from bad ones
         )
     )
     batches = SyntheticActivationIterator(data.feature_dict, data.activation_generator, BATCH)

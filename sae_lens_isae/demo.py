@@ -83,7 +83,6 @@ def run_demo(out: Path, n_seeds: int = 2, settings: SyntheticDemo | None = None)
         d_in=s.d_in,
         d_sae=s.n_concepts,
         k=s.k,
-        encoder_warm_up_steps=schedule.encoder_warm_up_steps(),
         **schedule.sae_settings(),
     )
     saes: dict[str, list[TrainingSAE[Any]]] = {variant: [] for variant in variants}
@@ -118,9 +117,9 @@ def run_demo(out: Path, n_seeds: int = 2, settings: SyntheticDemo | None = None)
             "signed Gaussian codes. The paper: 4096 in 768, 40 active.",
             f"Training: {s.n_steps} steps of {s.batch_size} samples at learning rate {s.lr}, the "
             "same for every variant. The paper: 40,000 steps of 2048.",
-            "Beyond the paper's recipe: for every variant dead latents are pointed at what is "
-            "explained worst, until the last tenth of the run; iSAE-ME starts with a one-step "
-            "encoder, and its step matrix is I - W_dec W_enc.",
+            "Beyond the paper's recipe: for every variant dead and duplicate latents take over "
+            "from those that explain worst, until the last tenth of the run; the step matrix of "
+            "iSAE-ME is I - W_dec W_enc.",
             f"{n_seeds} seeds per variant (initial weights and data order), "
             f"{_N_HELD_OUT} held-out samples.",
             f"At this size a concept that no latent finds costs 1/{s.n_concepts} of the error, not "

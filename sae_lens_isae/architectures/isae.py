@@ -33,9 +33,9 @@ from sae_lens_isae.architectures.recipe import (
     geometric_median,
     inverse_norm,
     project_to_unit_norm,
-    resample_dead_latents,
     unit_norm_mse,
 )
+from sae_lens_isae.architectures.resampling import duplicates, move_latents, take_over
 from sae_lens_isae.losses import (
     LOSS_TERMS,
     LossTermsConfig,
@@ -111,8 +111,9 @@ class ISAETrainingSAEConfig(TopKTrainingSAEConfig, LossTermsConfig):
     aux_loss_coefficient: float = 1 / 32
     """Weight of the loss that lets dead latents reconstruct the residual (Gao et al.: 1/32)."""
     resample_until: int = 0
-    """Until this training step dead latents are pointed at what the SAE explains worst, every
-    `resample_every` steps; 0, the paper's recipe, leaves them to the dead-latent loss."""
+    """Until this training step dead latents, and those that repeat another, take over from the
+    latents whose samples are explained worst, every `resample_every` steps; 0, the paper's recipe,
+    leaves them to the dead-latent loss."""
     resample_every: int = 100
     """Steps between two resamplings."""
     cuda_graph: bool = True
@@ -339,9 +340,24 @@ class ISAETrainingSAE(LossTermsMixin, TopKTrainingSAE):
     @torch.no_grad()
     def resample(
         self, dead: Bool[torch.Tensor, " d_sae"], sae_in: Float[torch.Tensor, "batch d_in"]
-    ) -> None:
-        """Point the dead latents at the directions that are reconstructed worst in `sae_in`."""
-        resample_dead_latents(dead, sae_in, self(sae_in), self.W_enc, self.W_dec)
+    ) -> Bool[torch.Tensor, " d_sae"]:
+        """Let dead and duplicate latents take over from those that explain `sae_in` worst.
+
+        Returns:
+            Which latents moved.
+        """
+        dictionary = torch.nn.functional.normalize(self.W_dec, dim=-1)
+        centred = self.process_sae_in(sae_in)
+        codes = self.encode_codes(centred, dictionary)
+        direction, moves = take_over(
+            dead | duplicates(dictionary, self.signed),
+            centred - decode_codes(dictionary, codes.indices, codes.values),
+            to_dense(codes.indices, codes.values, self.cfg.d_sae),
+            dictionary,
+            scale=inverse_norm(centred + self.b_dec),
+        )
+        move_latents(moves, direction, self.W_enc, self.W_dec)
+        return moves
 
     @override
     def calculate_aux_loss(

@@ -161,11 +161,12 @@ class ISAEMETrainingSAE(ISAETrainingSAE):
 
     @override
     @torch.no_grad()
-    def resample(self, dead: torch.Tensor, sae_in: torch.Tensor) -> None:
-        super().resample(dead, sae_in)
+    def resample(self, dead: torch.Tensor, sae_in: torch.Tensor) -> torch.Tensor:
+        moved = super().resample(dead, sae_in)
         if self.cfg.step_matrix == "full":
             # what S learned about the old atoms would be wrong for the new ones
-            self.S.masked_fill_(dead | dead[:, None], 0)
+            self.S.masked_fill_(moved | moved[:, None], 0)
+        return moved
 
     @override
     def process_state_dict_for_loading(self, state_dict: dict[str, Any]) -> None:

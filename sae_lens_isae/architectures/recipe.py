@@ -59,31 +59,6 @@ def dead_latent_acts(
 
 
 @torch.no_grad()
-def resample_dead_latents(
-    dead: Bool[torch.Tensor, " d_sae"],
-    sae_in: Float[torch.Tensor, "batch d_in"],
-    sae_out: Float[torch.Tensor, "batch d_in"],
-    W_enc: Float[torch.Tensor, "d_in d_sae"],
-    W_dec: Float[torch.Tensor, "d_sae d_in"],
-) -> None:
-    """Point every dead latent at what the SAE explains worst, in place.
-
-    The latent with the i-th dead index gets, as atom and as encoder column, the direction of the
-    residual of the sample with the i-th largest relative error; dead latents beyond the batch
-    stay. How many latents are dead is never looked at, which would make the host wait.
-    """
-    residual = (sae_in - sae_out) * inverse_norm(sae_in)
-    worst_first = residual.norm(dim=-1).argsort(descending=True)
-    slot = dead.cumsum(0) - 1
-    sample = worst_first[slot.clamp(0, len(residual) - 1)]
-    chosen = (dead & (slot < len(residual)))[:, None]
-    atoms = torch.nn.functional.normalize(residual[sample], dim=-1)
-    chosen = chosen & (atoms.norm(dim=-1, keepdim=True) > 0)
-    W_dec.copy_(torch.where(chosen, atoms, W_dec))
-    W_enc.copy_(torch.where(chosen.T, atoms.T, W_enc))
-
-
-@torch.no_grad()
 def project_to_unit_norm(weight: Float[torch.Tensor, "d_sae d_in"]) -> None:
     """Scale every row to unit norm, in place."""
     weight.div_(weight.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(weight.dtype).tiny))

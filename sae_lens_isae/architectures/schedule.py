@@ -37,7 +37,3 @@ class SyntheticSchedule:
     def sae_settings(self) -> dict[str, Any]:
         """Fields of every variant's SAE config."""
         return {"resample_until": 9 * self.n_steps // 10, "resample_every": 50}
-
-    def encoder_warm_up_steps(self) -> int:
-        """Steps that iSAE-ME takes with a one-step encoder."""
-        return min(3000, 3 * self.n_steps // 10)

@@ -6,18 +6,15 @@ from sae_lens_isae.architectures.isae import ISAETrainingSAEConfig
 from sae_lens_isae.architectures.isae_me import ISAEMETrainingSAEConfig
 
 
-def paper_variants(
-    encoder_warm_up_steps: int = 0, **shared: Any
-) -> dict[str, ISAETrainingSAEConfig]:
+def paper_variants(**shared: Any) -> dict[str, ISAETrainingSAEConfig]:
     """Configs of TopK, AbsTopK, iSAE and iSAE-ME, in the order of the paper's tables.
 
     Args:
-        encoder_warm_up_steps: For iSAE-ME, which alone has more than one encoder step.
         shared: `d_in`, `d_sae`, `k` and further config fields, the same for all four.
     """
     return {
         "TopK": ISAETrainingSAEConfig(**shared, activation="topk", arip_weight=0.0),
         "AbsTopK": ISAETrainingSAEConfig(**shared, arip_weight=0.0),
         "iSAE": ISAETrainingSAEConfig(**shared),
-        "iSAE-ME": ISAEMETrainingSAEConfig(**shared, encoder_warm_up_steps=encoder_warm_up_steps),
+        "iSAE-ME": ISAEMETrainingSAEConfig(**shared),
     }
