@@ -14,7 +14,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,31 +39,39 @@ def train_cell(data: str, variant: str, seed: int, n_steps: int, device: str, ou
     (out / "seconds.json").write_text(json.dumps(seconds))
 
 
-def make_row(data: str, variant: str, args: argparse.Namespace) -> dict[str, Any]:
-    """Train the cells of a row that are missing, then compare all pairs of seeds."""
-    folders = [args.work / data / variant / f"seed_{seed}" for seed in SEEDS]
-    start = time.perf_counter()
-    train_missing(data, variant, folders, args)
-    saes = {folder.name: load_sae(str(folder), device=args.device) for folder in folders}
-    row = compare(variant, saes, GENERATORS[data](**SIZES, device=args.device))
+def make_row(data: str, variant: str, folders: Sequence[Path], device: str) -> dict[str, Any]:
+    """Compare all pairs of seeds."""
+    saes = {folder.name: load_sae(str(folder), device=device) for folder in folders}
     return {
         "data": data,
-        **row,
+        **compare(variant, saes, GENERATORS[data](**SIZES, device=device)),
         "training_seconds": [json.loads((f / "seconds.json").read_text()) for f in folders],
-        "wall_seconds": time.perf_counter() - start,
         "made": provenance(),
     }
 
 
-def train_missing(
-    data: str, variant: str, folders: Sequence[Path], args: argparse.Namespace
-) -> None:
-    """Several cells at a time: alone, none keeps a large GPU busy."""
-    missing = [folder for folder in folders if not (folder / "seconds.json").exists()]
-    cells = [["--cell", data, variant, f.name.removeprefix("seed_")] for f in missing]
-    commands = [[sys.executable, *sys.argv, *cell] for cell in cells]
-    for _ in run_all(commands, [f / "log" for f in missing], args.jobs, f"{data} {variant}"):
-        pass
+def make_rows(
+    wanted: Sequence[tuple[str, str]], args: argparse.Namespace
+) -> Iterator[dict[str, Any]]:
+    """Train the missing cells, several at a time, and yield each row once its cells are there."""
+    folders = {row: [args.work / Path(*row) / f"seed_{s}" for s in SEEDS] for row in wanted}
+    missing = [
+        (row, folder)
+        for row in wanted
+        for folder in folders[row]
+        if not (folder / "seconds.json").exists()
+    ]
+    open_rows = {row: sum(m[0] == row for m in missing) for row in wanted}
+    yield from (make_row(*row, folders[row], args.device) for row in wanted if not open_rows[row])
+    commands = [
+        [sys.executable, *sys.argv, "--cell", *row, folder.name.removeprefix("seed_")]
+        for row, folder in missing
+    ]
+    for done in run_all(commands, [f / "log" for _, f in missing], args.jobs, "table 1"):
+        row = missing[done][0]
+        open_rows[row] -= 1
+        if not open_rows[row]:
+            yield make_row(*row, folders[row], args.device)
 
 
 def main() -> None:
@@ -74,7 +82,12 @@ def main() -> None:
     parser.add_argument("--data", nargs="+", choices=list(PAPER), default=list(PAPER))
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=VARIANTS)
     parser.add_argument("--steps", type=int, default=40_000)
-    parser.add_argument("--jobs", type=int, default=3, help="cells trained at the same time")
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=3 * max(torch.cuda.device_count(), 1),
+        help="cells trained at the same time; alone, none keeps a large GPU busy",
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--work", type=Path, default=Path("table1_saes"), help="where SAEs go")
     parser.add_argument("--name", default="table1", help="of the result file")
@@ -89,13 +102,13 @@ def main() -> None:
     rows = kept_rows(args.name)
     have = {(row["data"], row["variant"]) for row in rows}
     wanted = [] if args.print else [(d, v) for d in args.data for v in args.variants]
-    for data, variant in [row for row in wanted if row not in have]:
-        rows.append(make_row(data, variant, args))
+    for row in make_rows([row for row in wanted if row not in have], args):
+        rows.append(row)
         rows.sort(key=lambda r: (list(PAPER).index(r["data"]), VARIANTS.index(r["variant"])))
         keep_result(args.name, {"setting": {**SETTING, "steps": args.steps}, "rows": rows})
     print("\n".join(table_lines(rows)))
-    wall = sum(row["wall_seconds"] for row in rows)
-    print(f"\n{wall / 60:.1f} minutes of wall time")
+    hours = sum(sum(row["training_seconds"]) for row in rows) / 3600
+    print(f"\n{hours:.2f} hours of training, {args.jobs} cells at a time")
 
 
 if __name__ == "__main__":

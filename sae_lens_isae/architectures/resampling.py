@@ -45,7 +45,8 @@ def take_over(
 ) -> tuple[Float[torch.Tensor, "d_sae d_in"], Bool[torch.Tensor, " d_sae"]]:
     """Where idle latents go: the i-th of them takes over from the i-th worst latent at work.
 
-    A latent is as bad as the mean error of the samples that it fires on. What it should have added
+    A latent is as bad as the mean error of the samples that it fires on, weighted by the square of
+    its code: what a merged latent leaves unexplained grows with its code. What it should have added
     to a sample is the sample without what all other latents add; of its samples the one that it is
     largest on is taken. How many latents are idle is never looked at, which would make the host
     wait.
@@ -54,15 +55,15 @@ def take_over(
         residual: What the codes leave unexplained.
         acts: The codes.
         dictionary: Atoms with unit norm.
-        scale: Factor per sample by which errors are compared, 1 / |x|.
+        scale: Factor per sample that makes errors and codes comparable, 1 / |x|.
 
     Returns:
         A unit vector for every latent, and which latents are to move to theirs: the idle ones, as
         far as there are latents at work.
     """
     error = (residual * scale).pow(2).sum(-1)
-    fires = (acts != 0).to(error.dtype)
-    blame = (error @ fires) / fires.sum(0)
+    weight = (acts * scale).pow(2)
+    blame = (error @ weight) / weight.sum(0)
     # nothing to take over from idle latents, nor (0 / 0) from those that rest in this batch
     blame = torch.where(idle | blame.isnan(), -1.0, blame)
     worst_first = blame.argsort(descending=True)

@@ -73,8 +73,12 @@ def test_the_worst_are_relieved_first_by_relative_error():
     idle = torch.arange(12) % 5 == 2  # 2 and 7
     residual = x - acts @ dictionary
     direction, moves = take_over(idle, residual, acts, dictionary, 1 / x.norm(dim=-1, keepdim=True))
-    share = (residual.norm(dim=-1) / x.norm(dim=-1)) ** 2
-    blame = {j: share[acts[:, j] != 0].mean() for j in range(12) if j not in (2, 7)}
+    error, weight = ((t.T / x.norm(dim=-1)) ** 2 for t in (residual, acts))
+    blame = {
+        j: sum(weight[j, b] * error[:, b].sum() for b in range(20)) / weight[j].sum()
+        for j in range(12)
+        if j not in (2, 7)
+    }
     worst = sorted(blame, key=lambda j: -blame[j])[:2]
     for i, j in zip((2, 7), worst, strict=True):
         b = acts[:, j].abs().argmax()
