@@ -14,13 +14,16 @@ import argparse
 import json
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from parallel import measure_missing
 from provenance import provenance
+from sae_lens import TrainingSAE
 from synthetic_study import SETTING, SIZES, against_truth, held_out_samples, train
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from sae_lens_isae import ISAEMETrainingSAE
 from sae_lens_isae.architectures.recipe import unit_norm_mse
 from sae_lens_isae.synthetic import GENERATORS
 
@@ -31,12 +34,16 @@ Trial = dict[str, dict[str, Any]]
 def trial(
     variant: str = "iSAE-ME", data: str = "iid", steps: int = 10_000, **changes: Any
 ) -> Trial:
-    """Fields of SAELens' trainer are told from those of the SAE by name."""
+    """Fields of SAELens' trainer are told from those of the SAE by name, and two that are neither:
+    `S_solves_from`, the step before which S is set to I - W_dec W_enc, and `ema`, the decay of
+    averaged weights, which are what is compared."""
     trainer = {"lr", "lr_end", "lr_decay_steps", "lr_warm_up_steps", "dead_feature_window"}
+    own = {"S_solves_from", "ema"}
     return {
         "run": {"variant": variant, "data": data, "steps": steps},
         "trainer": {k: v for k, v in changes.items() if k in trainer},
-        "sae": {k: v for k, v in changes.items() if k not in trainer},
+        "own": {k: v for k, v in changes.items() if k in own},
+        "sae": {k: v for k, v in changes.items() if k not in trainer | own},
     }
 
 
@@ -46,6 +53,8 @@ TRIALS: dict[str, Trial] = {
     "lr 5e-4": trial(lr=5e-4),
     "lr 2e-3": trial(lr=2e-3),
     "no decay of lr": trial(lr_end=1e-3, lr_decay_steps=0),
+    "no decay of lr, EMA 0.999": trial(lr_end=1e-3, lr_decay_steps=0, ema=0.999),
+    "EMA 0.99": trial(ema=0.99),
     "dead after 25 steps": trial(dead_feature_window=25),
     "dead after 1000 steps": trial(dead_feature_window=1000),
     "resample every 200": trial(resample_every=200),
@@ -60,7 +69,11 @@ TRIALS: dict[str, Trial] = {
     "aRIP 0.01": trial(arip_weight=0.01),
     "full S": trial(step_matrix="full"),
     "full S, no aRIP": trial(step_matrix="full", arip_weight=0.0),
+    "full S, started at I - W_dec W_enc": trial(step_matrix="full", S_solves_from=0),
     "full S, T = 1 for 3000 steps": trial(step_matrix="full", encoder_warm_up_steps=3000),
+    "full S, T = 1 for 3000 steps, then I - W_dec W_enc": trial(
+        step_matrix="full", encoder_warm_up_steps=3000, S_solves_from=3000
+    ),
     "TopK with five steps": trial(activation="topk"),
     "TopK": trial("TopK"),
     "AbsTopK": trial("AbsTopK"),
@@ -77,6 +90,29 @@ TRIALS: dict[str, Trial] = {
 }
 
 
+class Tracked:
+    """What a trial does to an SAE between steps."""
+
+    def __init__(self, S_solves_from: int | None = None, ema: float | None = None) -> None:
+        self._S_solves_from, self._ema = S_solves_from, ema
+        self._averaged: AveragedModel | None = None
+
+    @torch.no_grad()
+    def before_step(self, sae: TrainingSAE[Any], step: int) -> None:
+        if step == self._S_solves_from:
+            identity = torch.eye(sae.cfg.d_sae, device=sae.W_dec.device)
+            cast(ISAEMETrainingSAE, sae).S.copy_(identity - sae.W_dec @ sae.W_enc)
+        if self._ema is not None:
+            if self._averaged is None:
+                average = get_ema_multi_avg_fn(self._ema)
+                self._averaged = AveragedModel(sae, multi_avg_fn=average)
+            self._averaged.update_parameters(sae)
+
+    def compared(self, sae: TrainingSAE[Any]) -> TrainingSAE[Any]:
+        """The averaged weights if there are any."""
+        return sae if self._averaged is None else cast(TrainingSAE[Any], self._averaged.module)
+
+
 @torch.no_grad()
 def run_trial(name: str, device: str) -> dict[str, Any]:
     """Train, and compare with the concepts."""
@@ -84,8 +120,10 @@ def run_trial(name: str, device: str) -> dict[str, Any]:
     variant, steps = chosen["run"]["variant"], chosen["run"]["steps"]
     data = GENERATORS[chosen["run"]["data"]](**SIZES, device=device)
     start = time.perf_counter()
+    tracked = Tracked(**chosen["own"])
     with torch.enable_grad():
-        sae = train(data, variant, 0, steps, chosen["sae"], chosen["trainer"]).eval()
+        sae = train(data, variant, 0, steps, chosen["sae"], chosen["trainer"], tracked.before_step)
+    sae = tracked.compared(sae).eval()
     seconds = time.perf_counter() - start
     x = held_out_samples(data)
     atoms = torch.nn.functional.normalize(sae.W_dec, dim=-1)
@@ -93,7 +131,7 @@ def run_trial(name: str, device: str) -> dict[str, Any]:
     return {
         "trial": name,
         **chosen["run"],
-        "changes": {**chosen["sae"], **chosen["trainer"]},
+        "changes": {**chosen["sae"], **chosen["trainer"], **chosen["own"]},
         "mse": unit_norm_mse(sae(x), x).item(),
         **against_truth(sae, data),
         "twins": int(twins) // 2,
@@ -119,6 +157,7 @@ def main() -> None:
     parser.add_argument(
         "--trials", nargs="+", choices=list(TRIALS), default=list(TRIALS), metavar="TRIAL"
     )
+    parser.add_argument("--data", nargs="+", choices=list(GENERATORS), default=list(GENERATORS))
     parser.add_argument("--jobs", type=int, default=3 * max(torch.cuda.device_count(), 1))
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--print", action="store_true", help="print the log and stop")
@@ -127,7 +166,8 @@ def main() -> None:
     if args.one:
         Path(args.one[1]).write_text(json.dumps(run_trial(args.one[0], args.device)))
         return
-    wanted = [] if args.print else args.trials
+    chosen = [name for name in args.trials if TRIALS[name]["run"]["data"] in args.data]
+    wanted = [] if args.print else chosen
     rows = measure_missing("recipe", "trial", wanted, SETTING, args.jobs, order=list(TRIALS))
     print_log(rows)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from itertools import chain
 from statistics import stdev
@@ -52,12 +52,14 @@ def train(
     n_steps: int,
     sae_changes: Mapping[str, Any] | None = None,
     trainer_changes: Mapping[str, Any] | None = None,
+    before_step: Callable[[TrainingSAE[Any], int], None] | None = None,
 ) -> TrainingSAE[Any]:
     """One run through SAELens' trainer, in TF32, by the recipe for synthetic data.
 
     Args:
         sae_changes: Settings of the SAE that differ from the recipe.
         trainer_changes: Settings of the trainer that do.
+        before_step: Called with the SAE and the number of the step.
     """
     torch.set_float32_matmul_precision("high")
     schedule = SyntheticSchedule(n_steps)
@@ -80,7 +82,19 @@ def train(
         **{**schedule.trainer_settings(), **(trainer_changes or {})},
     )
     batches = chain.from_iterable(chunk.split(BATCH) for chunk in chunks)
+    if before_step is not None:
+        batches = _announced(batches, sae, before_step)
     return SAETrainer(trainer_cfg, sae, batches).fit()
+
+
+def _announced(
+    batches: Iterator[torch.Tensor],
+    sae: TrainingSAE[Any],
+    before_step: Callable[[TrainingSAE[Any], int], None],
+) -> Iterator[torch.Tensor]:
+    for step, batch in enumerate(batches):
+        before_step(sae, step)
+        yield batch
 
 
 @torch.no_grad()
