@@ -20,6 +20,7 @@ import torch
 from parallel import measure_missing
 from provenance import provenance
 from sae_lens import TrainingSAE
+from sae_lens.synthetic import SyntheticModel
 from synthetic_study import SETTING, SIZES, against_truth, held_out_samples, train
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -77,24 +78,49 @@ TRIALS: dict[str, Trial] = {
     "TopK with five steps": trial(activation="topk"),
     "TopK": trial("TopK"),
     "AbsTopK": trial("AbsTopK"),
+    "AbsTopK, 20k steps": trial("AbsTopK", steps=20_000),
     "AbsTopK, no resampling": trial("AbsTopK", resample_until=0),
     "mixture": trial(data="mixture"),
+    "mixture, 20k steps": trial(data="mixture", steps=20_000),
     "mixture, T = 10": trial(data="mixture", encoder_steps=10),
     "mixture, no aRIP": trial(data="mixture", arip_weight=0.0),
-    "mixture, lr 5e-4": trial(data="mixture", lr=5e-4),
-    "mixture, 20k steps": trial(data="mixture", steps=20_000),
     "mixture, full S": trial(data="mixture", step_matrix="full"),
-    "mixture, no resampling": trial(data="mixture", resample_until=0),
+    "mixture, full S, 20k steps": trial(data="mixture", step_matrix="full", steps=20_000),
+    "mixture, full S, T = 10": trial(data="mixture", step_matrix="full", encoder_steps=10),
+    "mixture, full S, no aRIP": trial(data="mixture", step_matrix="full", arip_weight=0.0),
+    "mixture, full S, aRIP 0.01": trial(data="mixture", step_matrix="full", arip_weight=0.01),
+    "mixture, full S, lr 5e-4": trial(data="mixture", step_matrix="full", lr=5e-4),
+    "mixture, full S, lr 2e-3": trial(data="mixture", step_matrix="full", lr=2e-3),
+    "mixture, full S, no resampling": trial(data="mixture", step_matrix="full", resample_until=0),
+    "mixture, full S, T = 1 for 3000 steps": trial(
+        data="mixture", step_matrix="full", encoder_warm_up_steps=3000
+    ),
+    "mixture, full S, started at I - W_dec W_enc": trial(
+        data="mixture", step_matrix="full", S_solves_from=0
+    ),
     "mixture, TopK": trial("TopK", data="mixture"),
     "mixture, AbsTopK": trial("AbsTopK", data="mixture"),
+    "mixture, AbsTopK, 20k steps": trial("AbsTopK", data="mixture", steps=20_000),
+    "mixture, AbsTopK, no resampling": trial("AbsTopK", data="mixture", resample_until=0),
+    "mixture, iSAE": trial("iSAE", data="mixture"),
 }
 
 
 class Tracked:
     """What a trial does to an SAE between steps."""
 
-    def __init__(self, S_solves_from: int | None = None, ema: float | None = None) -> None:
+    def __init__(
+        self,
+        data: SyntheticModel,
+        n_steps: int,
+        S_solves_from: int | None = None,
+        ema: float | None = None,
+    ) -> None:
+        self._concepts = data.feature_dict.feature_vectors
+        self._every = n_steps // 10
         self._S_solves_from, self._ema = S_solves_from, ema
+        self.course: list[int] = []
+        """Concepts without an atom near them, after each tenth of the run."""
         self._averaged: AveragedModel | None = None
 
     @torch.no_grad()
@@ -102,6 +128,10 @@ class Tracked:
         if step == self._S_solves_from:
             identity = torch.eye(sae.cfg.d_sae, device=sae.W_dec.device)
             cast(ISAEMETrainingSAE, sae).S.copy_(identity - sae.W_dec @ sae.W_enc)
+        if step and step % self._every == 0:
+            atoms = torch.nn.functional.normalize(sae.W_dec, dim=-1)
+            nearest = (atoms @ self._concepts.T).abs().amax(0)
+            self.course.append(int((nearest < 0.9).sum()))
         if self._ema is not None:
             if self._averaged is None:
                 average = get_ema_multi_avg_fn(self._ema)
@@ -120,7 +150,7 @@ def run_trial(name: str, device: str) -> dict[str, Any]:
     variant, steps = chosen["run"]["variant"], chosen["run"]["steps"]
     data = GENERATORS[chosen["run"]["data"]](**SIZES, device=device)
     start = time.perf_counter()
-    tracked = Tracked(**chosen["own"])
+    tracked = Tracked(data, steps, **chosen["own"])
     with torch.enable_grad():
         sae = train(data, variant, 0, steps, chosen["sae"], chosen["trainer"], tracked.before_step)
     sae = tracked.compared(sae).eval()
@@ -135,6 +165,7 @@ def run_trial(name: str, device: str) -> dict[str, Any]:
         "mse": unit_norm_mse(sae(x), x).item(),
         **against_truth(sae, data),
         "twins": int(twins) // 2,
+        "course": tracked.course,
         "seconds": seconds,
         "made": provenance(),
     }

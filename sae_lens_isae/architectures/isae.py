@@ -349,12 +349,15 @@ class ISAETrainingSAE(LossTermsMixin, TopKTrainingSAE):
         dictionary = torch.nn.functional.normalize(self.W_dec, dim=-1)
         centred = self.process_sae_in(sae_in)
         codes = self.encode_codes(centred, dictionary)
+        scale = inverse_norm(centred + self.b_dec)
+        residual = centred - decode_codes(dictionary, codes.indices, codes.values)
         direction, moves = take_over(
             dead | duplicates(dictionary, self.signed),
-            centred - decode_codes(dictionary, codes.indices, codes.values),
-            to_dense(codes.indices, codes.values, self.cfg.d_sae),
+            residual * scale,
+            codes.indices,
+            codes.values * scale,
             dictionary,
-            scale=inverse_norm(centred + self.b_dec),
+            self.signed,
         )
         move_latents(moves, direction, self.W_enc, self.W_dec)
         return moves

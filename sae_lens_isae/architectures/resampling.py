@@ -1,21 +1,31 @@
 """New work for latents that explain nothing of their own.
 
-With noiseless data the error that stays is that of concepts which have no latent. They are
-merged: one latent lies between two concepts that resemble each other and fires for both, while some
-other latent is dead, or repeats a third one. A dead latent that is pointed at a residual dies
-again, since the residual of such a sample is the difference of the two concepts and no concept
-itself. So an idle latent takes over from the latent whose samples are explained worst: it starts at
-what that latent should have added to a sample, which is one of the concepts it stands for.
+With noiseless data the error that stays is that of concepts which have no latent of their own,
+while other latents are dead or repeat one another. Either no latent fires for such a concept, or it
+is merged with another: one latent lies between the two and fires for both, and what it leaves over
+is their difference. Both show as directions that many residuals share.
+
+So idle latents are placed on such directions, found by thresholding and residual means (Schnass
+2018, 'Convergence radius and sample complexity of ITKM algorithms', section 4): a residual is taken
+as a first guess, and replaced by the mean of those residuals that it fits best, a few times over.
+Where one latent fires in most of them it is a merged one, and its share is added: what is then
+left is one of its concepts.
 """
 
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
+from torch.nn.functional import normalize
 
 _DUPLICATE_COSINE = 0.9
 _BLOCK = 4096
 """Atoms that are compared with all others at once."""
+_N_ITERATIONS = 5
+_FEWEST_MEMBERS = 4
+_MOST_MOVES = 256
+_LEAST_STAY = 16
+"""No more than one latent in this many moves at once: the others have to make room."""
 
 
 def duplicates(
@@ -36,43 +46,65 @@ def duplicates(
     return repeats
 
 
+def unexplained(
+    residual: Float[torch.Tensor, "batch d_in"],
+    indices: Int[torch.Tensor, "batch k"],
+    values: Float[torch.Tensor, "batch k"],
+    dictionary: Float[torch.Tensor, "d_sae d_in"],
+    signed: bool,
+    n_directions: int,
+) -> tuple[Float[torch.Tensor, "n_directions d_in"], Float[torch.Tensor, " n_directions"]]:
+    """Directions that many residuals share, the strongest first, and the squared error in each."""
+    d_sae, k = len(dictionary), indices.shape[1]
+    worst = residual.pow(2).sum(-1).topk(n_directions).indices
+    direction = normalize(residual[worst], dim=-1)
+    # as often as a latent fires on average
+    n_members = min(max(_FEWEST_MEMBERS, len(residual) * k // d_sae), len(residual))
+    for _ in range(_N_ITERATIONS):
+        fit = direction @ residual.T
+        members = (fit.abs() if signed else fit).topk(n_members, sorted=False).indices
+        code = fit.gather(-1, members)
+        direction = normalize(torch.zeros_like(fit).scatter_(-1, members, code) @ residual, dim=-1)
+    firing = indices[members].flatten(1)
+    counts = residual.new_zeros(n_directions, d_sae).scatter_add_(
+        -1, firing, torch.ones_like(firing, dtype=residual.dtype)
+    )
+    count, merged = counts.max(-1)
+    is_merged = count > n_members / 2
+    their_code = (values[members] * (indices[members] == merged[:, None, None])).sum(-1)
+    their_code = their_code * is_merged[:, None]
+    # the two concepts of a merged latent leave residuals of opposite sign for codes of equal sign
+    side = code.sign() * their_code.sign()
+    side = side * (side * code.abs()).sum(-1, keepdim=True).sign()
+    kept = torch.where(is_merged[:, None], (side > 0).to(code.dtype), 1.0) * code.sign()
+    whole = residual[members] + their_code[..., None] * dictionary[merged][:, None]
+    split = normalize((kept[..., None] * whole).sum(1), dim=-1)
+    direction = torch.where(is_merged[:, None], split, direction)
+    return direction, code.pow(2).sum(-1)
+
+
 def take_over(
     idle: Bool[torch.Tensor, " d_sae"],
     residual: Float[torch.Tensor, "batch d_in"],
-    acts: Float[torch.Tensor, "batch d_sae"],
+    indices: Int[torch.Tensor, "batch k"],
+    values: Float[torch.Tensor, "batch k"],
     dictionary: Float[torch.Tensor, "d_sae d_in"],
-    scale: Float[torch.Tensor, "batch 1"],
+    signed: bool,
 ) -> tuple[Float[torch.Tensor, "d_sae d_in"], Bool[torch.Tensor, " d_sae"]]:
-    """Where idle latents go: the i-th of them takes over from the i-th worst latent at work.
-
-    A latent is as bad as the mean error of the samples that it fires on, weighted by the square of
-    its code: what a merged latent leaves unexplained grows with its code. What it should have added
-    to a sample is the sample without what all other latents add; of its samples the one that it is
-    largest on is taken. How many latents are idle is never looked at, which would make the host
-    wait.
-
-    Args:
-        residual: What the codes leave unexplained.
-        acts: The codes.
-        dictionary: Atoms with unit norm.
-        scale: Factor per sample that makes errors and codes comparable, 1 / |x|.
-
-    Returns:
-        A unit vector for every latent, and which latents are to move to theirs: the idle ones, as
-        far as there are latents at work.
-    """
-    error = (residual * scale).pow(2).sum(-1)
-    weight = (acts * scale).pow(2)
-    blame = (error @ weight) / weight.sum(0)
-    # nothing to take over from idle latents, nor (0 / 0) from those that rest in this batch
-    blame = torch.where(idle | blame.isnan(), -1.0, blame)
-    worst_first = blame.argsort(descending=True)
-    source = worst_first[(idle.cumsum(0) - 1).clamp_min(0)]
-    sample = acts.abs().argmax(0)[source]
-    share = acts[sample, source][:, None] * dictionary[source]
-    direction = torch.nn.functional.normalize(residual[sample] + share, dim=-1)
-    moves = idle & (blame[source] >= 0) & (direction.norm(dim=-1) > 0)
-    return direction, moves
+    """Where idle latents go."""
+    n_directions = min(_MOST_MOVES, max(1, len(dictionary) // _LEAST_STAY), len(residual))
+    direction, strength = unexplained(residual, indices, values, dictionary, signed, n_directions)
+    strongest = strength.argsort(descending=True)
+    direction = direction[strongest]
+    cosine = direction @ dictionary.T
+    known = (((cosine.abs() if signed else cosine) > _DUPLICATE_COSINE) & ~idle).any(-1)
+    new = ~known & ~duplicates(direction, signed) & (direction.norm(dim=-1) > 0.5)
+    # the i-th idle latent gets the i-th new direction
+    order = (~new).to(torch.uint8).argsort(stable=True)
+    direction = direction[order]
+    rank = idle.cumsum(0) - 1
+    moves = idle & (rank < new.sum())
+    return direction[rank.clamp(0, n_directions - 1)], moves
 
 
 @torch.no_grad()

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from sae_lens.synthetic import SyntheticModel
 
-from sae_lens_isae.synthetic.signed import signed_synthetic_model
+from sae_lens_isae.synthetic.signed import seed_of_concepts, signed_synthetic_model
 
 
 def mixture_atoms(
@@ -26,7 +26,7 @@ def mixture_atoms(
         raise ValueError(f"n_clusters must be >= 1, got {n_clusters}")
     if not 0 <= similarity < 1:
         raise ValueError(f"similarity must be at least 0 and below 1, got {similarity}")
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed_of_concepts(seed))
     centres = torch.randn(n_clusters, hidden_dim, generator=generator)
     centres = torch.nn.functional.normalize(centres, dim=-1)
     cluster = torch.randint(n_clusters, (num_features,), generator=generator)
@@ -39,8 +39,8 @@ def mixture_synthetic_model(
     num_features: int,
     hidden_dim: int,
     k: int,
-    n_clusters: int = 64,
-    similarity: float = 0.3,
+    n_clusters: int = 224,
+    similarity: float = 0.473,
     seed: int = 0,
     device: str = "cpu",
 ) -> SyntheticModel:

@@ -36,6 +36,15 @@ class SignedSparseGenerator(ActivationGenerator):
         return to_dense(*select_largest(gaussian, self.k, signed=True), self.num_features)
 
 
+def seed_of_concepts(seed: int) -> int:
+    """A seed drawn from `seed`.
+
+    With `seed` itself the concepts would be made of the same random numbers as the first weights of
+    an SAE with that seed, and every latent would start near a concept of its own.
+    """
+    return int(torch.randint(2**31, (), generator=torch.Generator().manual_seed(seed)))
+
+
 def signed_synthetic_model(
     num_features: int, hidden_dim: int, k: int, seed: int = 0, device: str = "cpu"
 ) -> SyntheticModel:
@@ -45,7 +54,7 @@ def signed_synthetic_model(
     `seed`; the codes come from torch's global generator.
     """
     return SyntheticModel(
-        SyntheticModelConfig(num_features, hidden_dim, bias=False, seed=seed),
+        SyntheticModelConfig(num_features, hidden_dim, bias=False, seed=seed_of_concepts(seed)),
         activation_generator=SignedSparseGenerator(num_features, k, device),
         device=device,
     )
