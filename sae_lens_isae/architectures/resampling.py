@@ -1,18 +1,20 @@
 """New work for latents that explain nothing of their own.
 
-With noiseless data the error that stays is that of concepts which have no latent of their own,
-while other latents are dead or repeat one another. Either no latent fires for such a concept, or it
-is merged with another: one latent lies between the two and fires for both, and what it leaves over
-is their difference. Both show as directions that many residuals share.
+With noiseless data the error that stays is that of concepts which have no latent, while other
+latents are dead or repeat one another. Either no latent fires for such a concept, or it is merged
+with another: one latent lies between the two, fires for both, and leaves their difference over.
+Both show as directions that many residuals share.
 
-So idle latents are placed on such directions, found by thresholding and residual means (Schnass
-2018, 'Convergence radius and sample complexity of ITKM algorithms', section 4): a residual is taken
-as a first guess, and replaced by the mean of those residuals that it fits best, a few times over.
-Where one latent fires in most of them it is a merged one, and its share is added: what is then
-left is one of its concepts.
+Idle latents are placed on such directions. They are found by thresholding and residual means
+(Schnass 2018, 'Convergence radius and sample complexity of ITKM algorithms for dictionary
+learning'): a first guess is replaced by the mean of those residuals that it fits best, a few times
+over. A single residual would not do: at k = 40 it is a sum of many concepts, and a latent that is
+set on it dies again.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -46,41 +48,83 @@ def duplicates(
     return repeats
 
 
-def unexplained(
+class Shared(NamedTuple):
+    """Directions that many residuals share."""
+
+    direction: Float[torch.Tensor, "directions d_in"]
+    """Unit vectors; zero where nothing is left over."""
+    members: Int[torch.Tensor, "directions members"]
+    """The residuals that a direction is the mean of."""
+    fit: Float[torch.Tensor, "directions members"]
+    """Their weights in it: their inner products with it."""
+
+
+def shared_directions(
+    residual: Float[torch.Tensor, "batch d_in"], signed: bool, n_directions: int, n_members: int
+) -> Shared:
+    """Means of residuals that fit together, each begun at one of the largest residuals.
+
+    Args:
+        signed: A residual may fit by its opposite.
+        n_directions: At most as many as there are residuals, like `n_members`.
+    """
+    largest = residual.pow(2).sum(-1).topk(n_directions).indices
+    direction = normalize(residual[largest], dim=-1)
+    members, fit = largest[:, None], direction
+    for _ in range(_N_ITERATIONS):
+        products = direction @ residual.T
+        ranked = products.abs() if signed else products
+        members = ranked.topk(n_members, sorted=False).indices
+        fit = products.gather(-1, members)
+        fit = fit if signed else fit.relu()
+        weights = torch.zeros_like(products).scatter_(-1, members, fit)
+        direction = normalize(weights @ residual, dim=-1)
+    return Shared(direction, members, fit)
+
+
+class Split(NamedTuple):
+    """Shared directions after merged latents were taken apart."""
+
+    direction: Float[torch.Tensor, "directions d_in"]
+    latent: Int[torch.Tensor, " directions"]
+    """Which latent fires for most members."""
+    is_merged: Bool[torch.Tensor, " directions"]
+    """Whether that one stands for two concepts, so that it may resemble `direction`."""
+
+
+def split_merged(
+    shared: Shared,
     residual: Float[torch.Tensor, "batch d_in"],
     indices: Int[torch.Tensor, "batch k"],
     values: Float[torch.Tensor, "batch k"],
     dictionary: Float[torch.Tensor, "d_sae d_in"],
-    signed: bool,
-    n_directions: int,
-) -> tuple[Float[torch.Tensor, "n_directions d_in"], Float[torch.Tensor, " n_directions"]]:
-    """Directions that many residuals share, the strongest first, and the squared error in each."""
-    d_sae, k = len(dictionary), indices.shape[1]
-    worst = residual.pow(2).sum(-1).topk(n_directions).indices
-    direction = normalize(residual[worst], dim=-1)
-    # as often as a latent fires on average
-    n_members = min(max(_FEWEST_MEMBERS, len(residual) * k // d_sae), len(residual))
-    for _ in range(_N_ITERATIONS):
-        fit = direction @ residual.T
-        members = (fit.abs() if signed else fit).topk(n_members, sorted=False).indices
-        code = fit.gather(-1, members)
-        direction = normalize(torch.zeros_like(fit).scatter_(-1, members, code) @ residual, dim=-1)
-    firing = indices[members].flatten(1)
-    counts = residual.new_zeros(n_directions, d_sae).scatter_add_(
-        -1, firing, torch.ones_like(firing, dtype=residual.dtype)
+) -> Split:
+    """Where one latent fires for more than half of the members, a concept that it stands for.
+
+    What such a latent and the residual make up together is one concept where its code and the fit
+    have equal signs, and another where they have opposite ones. Where the latent merely codes too
+    little of its own concept, all signs are equal, and that concept itself comes out.
+    """
+    members, fit = shared.members, shared.fit
+    fires = (values[members] != 0).to(fit.dtype)
+    count, latent = (
+        residual.new_zeros(len(members), len(dictionary))
+        .scatter_add_(-1, indices[members].flatten(1), fires.flatten(1))
+        .max(-1)
     )
-    count, merged = counts.max(-1)
-    is_merged = count > n_members / 2
-    their_code = (values[members] * (indices[members] == merged[:, None, None])).sum(-1)
-    their_code = their_code * is_merged[:, None]
-    # the two concepts of a merged latent leave residuals of opposite sign for codes of equal sign
-    side = code.sign() * their_code.sign()
-    side = side * (side * code.abs()).sum(-1, keepdim=True).sign()
-    kept = torch.where(is_merged[:, None], (side > 0).to(code.dtype), 1.0) * code.sign()
-    whole = residual[members] + their_code[..., None] * dictionary[merged][:, None]
-    split = normalize((kept[..., None] * whole).sum(1), dim=-1)
-    direction = torch.where(is_merged[:, None], split, direction)
-    return direction, code.pow(2).sum(-1)
+    code = (values[members] * (indices[members] == latent[:, None, None])).sum(-1)
+    whole = residual[members] + code[..., None] * dictionary[latent][:, None]
+    side = (code * fit).sign()
+    side = side * (side * fit.abs()).sum(-1, keepdim=True).sign()
+    of_one = fit.sign() * (side > 0)
+    concept = normalize((of_one[..., None] * whole).sum(1), dim=-1)
+    n_members = members.shape[1]
+    fires_for_most = 2 * count > n_members
+    return Split(
+        direction=torch.where(fires_for_most[:, None], concept, shared.direction),
+        latent=latent,
+        is_merged=fires_for_most & (4 * (side < 0).sum(-1) >= n_members),
+    )
 
 
 def take_over(
@@ -91,20 +135,36 @@ def take_over(
     dictionary: Float[torch.Tensor, "d_sae d_in"],
     signed: bool,
 ) -> tuple[Float[torch.Tensor, "d_sae d_in"], Bool[torch.Tensor, " d_sae"]]:
-    """Where idle latents go."""
-    n_directions = min(_MOST_MOVES, max(1, len(dictionary) // _LEAST_STAY), len(residual))
-    direction, strength = unexplained(residual, indices, values, dictionary, signed, n_directions)
-    strongest = strength.argsort(descending=True)
-    direction = direction[strongest]
+    """Where idle latents go, the first of them where most is left unexplained.
+
+    How many are idle is never looked at, which would make the host wait.
+
+    Args:
+        residual: What the codes leave over. Samples are to be on one scale.
+        indices: Of the codes.
+        values: Of the codes, on the scale of `residual`.
+        dictionary: Atoms with unit norm.
+        signed: Codes have signs.
+
+    Returns:
+        A unit vector for every latent, and which latents are to move to theirs: idle ones, as far
+        as there are directions that no latent at work has yet.
+    """
+    d_sae, batch = len(dictionary), len(residual)
+    n_directions = min(_MOST_MOVES, max(1, d_sae // _LEAST_STAY), batch)
+    # as many as a latent has samples on average
+    n_members = min(max(_FEWEST_MEMBERS, indices.numel() // d_sae), batch)
+    shared = shared_directions(residual, signed, n_directions, n_members)
+    strongest = shared.fit.pow(2).sum(-1).argsort(descending=True)
+    shared = Shared(*(part[strongest] for part in shared))
+    direction, latent, is_merged = split_merged(shared, residual, indices, values, dictionary)
     cosine = direction @ dictionary.T
-    known = (((cosine.abs() if signed else cosine) > _DUPLICATE_COSINE) & ~idle).any(-1)
-    new = ~known & ~duplicates(direction, signed) & (direction.norm(dim=-1) > 0.5)
-    # the i-th idle latent gets the i-th new direction
-    order = (~new).to(torch.uint8).argsort(stable=True)
-    direction = direction[order]
+    known = ((cosine.abs() if signed else cosine) > _DUPLICATE_COSINE) & ~idle
+    known[torch.arange(n_directions, device=latent.device), latent] &= ~is_merged
+    new = ~known.any(-1) & ~duplicates(direction, signed) & (direction.norm(dim=-1) > 0)
+    direction = direction[new.logical_not().to(torch.uint8).argsort(stable=True)]
     rank = idle.cumsum(0) - 1
-    moves = idle & (rank < new.sum())
-    return direction[rank.clamp(0, n_directions - 1)], moves
+    return direction[rank.clamp(0, n_directions - 1)], idle & (rank < new.sum())
 
 
 @torch.no_grad()

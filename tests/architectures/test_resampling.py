@@ -1,4 +1,4 @@
-"""Where idle latents go, against small cases worked out by hand and a plain loop."""
+"""Where idle latents go, against planted concepts and a plain loop."""
 
 from __future__ import annotations
 
@@ -7,7 +7,12 @@ import torch
 from torch.nn.functional import normalize
 
 from sae_lens_isae.architectures import resampling
-from sae_lens_isae.architectures.resampling import duplicates, move_latents, take_over
+from sae_lens_isae.architectures.resampling import (
+    duplicates,
+    move_latents,
+    shared_directions,
+    take_over,
+)
 from tests.conftest import D_SAE, NORMALIZATIONS, Activations, isae_config, make_sae
 
 
@@ -29,62 +34,120 @@ def test_the_first_of_two_like_atoms_stays(monkeypatch, block):
     assert duplicates(atoms, signed=False).tolist() == [i in (3, 5) for i in range(7)]
 
 
-def merged_concepts() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Two concepts that share latent 0; latent 1 serves a third one, latents 2 and 3 do nothing."""
-    first, second, third, unused = torch.eye(4)
-    dictionary = torch.stack([normalize(first + second, dim=0), third, unused, -unused])
-    x = torch.stack([2 * first, -1.5 * second, 3 * third, first + third])
-    acts = torch.zeros(4, 4)
-    acts[:, :2] = x @ dictionary[:2].T
-    return dictionary, x, acts
+def planted(n_samples: int, k: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Concepts in 60 dimensions, and signed k-sparse codes over them."""
+    generator = torch.Generator().manual_seed(seed)
+    concepts = normalize(torch.randn(80, 60, generator=generator), dim=-1)
+    chosen = torch.rand(n_samples, 80, generator=generator).topk(k).indices
+    signs = torch.randint(2, (n_samples, k), generator=generator) * 2.0 - 1
+    size = 1 + torch.rand(n_samples, k, generator=generator)
+    return concepts, torch.zeros(n_samples, 80).scatter(-1, chosen, signs * size)
 
 
-def test_an_idle_latent_becomes_one_of_two_merged_concepts():
-    dictionary, x, acts = merged_concepts()
-    idle = torch.tensor([False, False, False, True])
-    direction, moves = take_over(
-        idle, x - acts @ dictionary, acts, dictionary, 1 / x.norm(dim=-1, keepdim=True)
-    )
-    assert moves.tolist() == [False, False, False, True]
-    torch.testing.assert_close(direction[3], torch.eye(4)[0])
+def sparse(codes: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    indices = codes.abs().topk(k).indices
+    return indices, codes.gather(-1, indices)
 
 
-def test_nothing_is_taken_from_idle_or_resting_latents():
-    dictionary, x, acts = merged_concepts()
-    residual, scale = x - acts @ dictionary, torch.ones(4, 1)
-    # 2 rests: of the three idle ones only the first finds a latent at work
-    _, moves = take_over(
-        torch.tensor([True, False, False, True]), residual, acts, dictionary, scale
-    )
-    assert moves.tolist() == [True, False, False, False]
-    _, moves = take_over(torch.ones(4, dtype=torch.bool), residual, acts, dictionary, scale)
-    assert not moves.any()
-    _, moves = take_over(torch.zeros(4, dtype=torch.bool), residual, acts, dictionary, scale)
-    assert not moves.any()
+@pytest.mark.parametrize("signed", [True, False])
+def test_concepts_come_out_of_residuals_that_mix_several(signed):
+    concepts, codes = planted(n_samples=2000, k=2, seed=0)
+    codes = codes if signed else codes.abs()
+    shared = shared_directions(codes @ concepts, signed, n_directions=40, n_members=20)
+    cosine = shared.direction @ concepts.T
+    nearest = (cosine.abs() if signed else cosine).amax(-1)
+    # a single residual has a cosine of about 0.7 with each of its concepts
+    assert nearest.median() > 0.9
+    assert (nearest > 0.9).sum() >= 30
 
 
-def test_the_worst_are_relieved_first_by_relative_error():
-    """Against a loop over latents and samples."""
-    generator = torch.Generator().manual_seed(0)
-    dictionary = normalize(torch.randn(12, 6, generator=generator), dim=-1)
-    x = torch.randn(20, 6, generator=generator) * torch.logspace(-2, 2, 20)[:, None]
-    acts = x @ dictionary.T * (torch.rand(20, 12, generator=generator) < 0.3)
-    acts[:, 7] = 0
-    idle = torch.arange(12) % 5 == 2  # 2 and 7
-    residual = x - acts @ dictionary
-    direction, moves = take_over(idle, residual, acts, dictionary, 1 / x.norm(dim=-1, keepdim=True))
-    error, weight = ((t.T / x.norm(dim=-1)) ** 2 for t in (residual, acts))
-    blame = {
-        j: sum(weight[j, b] * error[:, b].sum() for b in range(20)) / weight[j].sum()
-        for j in range(12)
-        if j not in (2, 7)
-    }
-    worst = sorted(blame, key=lambda j: -blame[j])[:2]
-    for i, j in zip((2, 7), worst, strict=True):
-        b = acts[:, j].abs().argmax()
-        others = sum(acts[b, m] * dictionary[m] for m in range(12) if m != j)
-        torch.testing.assert_close(direction[i], normalize(x[b] - others, dim=0))
+def test_iterations_are_those_of_a_plain_loop():
+    generator = torch.Generator().manual_seed(3)
+    residual = torch.randn(30, 8, generator=generator)
+    shared = shared_directions(residual, signed=True, n_directions=4, n_members=6)
+    for i in range(4):
+        order = sorted(range(30), key=lambda b: -residual[b].norm())
+        direction = residual[order[i]] / residual[order[i]].norm()
+        for _ in range(5):
+            fit = [float(residual[b] @ direction) for b in range(30)]
+            best = sorted(range(30), key=lambda b: -abs(fit[b]))[:6]
+            total = sum(fit[b] * residual[b] for b in best)
+            direction = total / total.norm()
+        torch.testing.assert_close(shared.direction[i], direction)
+        assert set(shared.members[i].tolist()) == set(best)
+
+
+def test_an_idle_latent_takes_a_concept_that_no_latent_has():
+    concepts, codes = planted(n_samples=800, k=3, seed=1)
+    dictionary = concepts.clone()
+    dictionary[7] = normalize(torch.ones(60), dim=0)
+    found = codes.clone()
+    found[:, 7] = 0
+    residual = codes[:, 7:8] * concepts[7]
+    idle = torch.arange(80) == 7
+    direction, moves = take_over(idle, residual, *sparse(found, 3), dictionary, signed=True)
     assert moves.tolist() == idle.tolist()
+    assert abs(direction[7] @ concepts[7]) > 0.999
+
+
+def test_an_idle_latent_takes_one_of_two_merged_concepts():
+    concepts, codes = planted(n_samples=800, k=3, seed=2)
+    concepts[1] = normalize(0.8 * concepts[0] + concepts[1], dim=0)
+    both = normalize(concepts[0] + concepts[1], dim=0)
+    dictionary = concepts.clone()
+    dictionary[0], dictionary[1] = both, normalize(torch.ones(60), dim=0)
+    found = codes.clone()
+    found[:, 0] = codes[:, 0] * (both @ concepts[0]) + codes[:, 1] * (both @ concepts[1])
+    found[:, 1] = 0
+    residual = codes @ concepts - found @ dictionary
+    idle = torch.arange(80) == 1
+    direction, moves = take_over(idle, residual, *sparse(found, 3), dictionary, signed=True)
+    assert moves.tolist() == idle.tolist()
+    # their difference is what many residuals share, and no concept
+    difference = normalize(concepts[0] - concepts[1], dim=0)
+    assert abs(direction[1] @ difference) < 0.5
+    assert (direction[1] @ concepts[:2].T).abs().max() > 0.99
+
+
+def test_what_a_latent_at_work_has_already_is_left_alone():
+    """A code that is too small leaves residuals along an atom that exists."""
+    concepts, codes = planted(n_samples=800, k=3, seed=4)
+    found = codes.clone()
+    found[:, 7] *= 0.7
+    dictionary = torch.cat([concepts, normalize(torch.ones(1, 60), dim=-1)])
+    residual = (codes - found) @ concepts
+    idle = torch.arange(81) == 80
+    _, moves = take_over(idle, residual, *sparse(found, 3), dictionary, signed=True)
+    assert not moves.any()
+    # the same residuals count where that latent does not work
+    idle[7] = True
+    direction, moves = take_over(idle, residual, *sparse(found, 3), dictionary, signed=True)
+    assert moves.tolist() == (torch.arange(81) == 7).tolist()
+    assert abs(direction[7] @ concepts[7]) > 0.999
+
+
+def test_few_move_at_once_and_only_idle_ones():
+    concepts, codes = planted(n_samples=800, k=3, seed=5)
+    nothing = torch.zeros_like(codes)
+    elsewhere = normalize(torch.randn(80, 60), dim=-1)
+    for idle in (torch.ones(80, dtype=torch.bool), torch.arange(80) % 2 == 1):
+        _, moves = take_over(idle, codes @ concepts, *sparse(nothing, 3), elsewhere, signed=True)
+        assert 0 < moves.sum() <= 80 // 16
+        assert not (moves & ~idle).any()
+    none = torch.zeros(80, dtype=torch.bool)
+    _, moves = take_over(none, codes @ concepts, *sparse(nothing, 3), elsewhere, signed=True)
+    assert not moves.any()
+
+
+@pytest.mark.parametrize("signed", [True, False])
+def test_nothing_left_over_moves_nothing(signed):
+    _, codes = planted(n_samples=50, k=3, seed=6)
+    residual = torch.zeros(50, 60)
+    idle = torch.ones(80, dtype=torch.bool)
+    dictionary = normalize(torch.randn(80, 60), dim=-1)
+    direction, moves = take_over(idle, residual, *sparse(codes, 3), dictionary, signed)
+    assert not moves.any()
+    assert direction.isfinite().all()
 
 
 def test_only_what_moves_is_touched():
@@ -98,7 +161,7 @@ def test_only_what_moves_is_touched():
 
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)
 @pytest.mark.parametrize("variant", ["AbsTopK", "iSAE-ME full"])
-def test_idle_latents_of_an_sae_move(variant, normalization):
+def test_idle_latents_of_an_sae_move(monkeypatch, variant, normalization):
     """In the space that the SAE codes in, whatever it does to its input before."""
     sae = make_sae(isae_config(variant, normalize_activations=normalization))
     x = next(Activations(0.5))
@@ -112,13 +175,19 @@ def test_idle_latents_of_an_sae_move(variant, normalization):
         before = {name: value.clone() for name, value in sae.state_dict().items()}
         acts = sae.encode(x)
         centred = sae.process_sae_in(x)
-    direction, _ = take_over(
-        idle := dead | (torch.arange(D_SAE) == 5),
-        centred - acts @ before["W_dec"],
-        acts,
+        scale = 1 / (centred + sae.b_dec).norm(dim=-1, keepdim=True)
+    idle = dead | (torch.arange(D_SAE) == 5)
+    monkeypatch.setattr(resampling, "_LEAST_STAY", 1)
+    direction, expected = take_over(
+        idle,
+        (centred - acts @ before["W_dec"]) * scale,
+        *sparse(acts * scale, int(sae.cfg.k)),
         before["W_dec"],
-        1 / (centred + sae.b_dec).norm(dim=-1, keepdim=True),
+        signed=True,
     )
+    assert expected.any()
+    assert not (expected & ~idle).any()
+    idle = expected
     assert torch.equal(sae.resample(dead, x), idle)
     torch.testing.assert_close(sae.W_dec[idle], direction[idle])
     torch.testing.assert_close(sae.W_enc[:, idle], direction[idle].T)
