@@ -24,7 +24,7 @@ for seed in (0, 1):
             d_sae=64,
             k=3,
             arip_seed=seed,
-            resample_until=2250,  # beyond the paper: dead latents take over from bad ones
+            resample_until=2250,  # beyond the paper: dead latents go where most is left over
         )
     )
     batches = SyntheticActivationIterator(data.feature_dict, data.activation_generator, BATCH)
