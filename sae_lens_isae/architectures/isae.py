@@ -111,9 +111,9 @@ class ISAETrainingSAEConfig(TopKTrainingSAEConfig, LossTermsConfig):
     aux_loss_coefficient: float = 1 / 32
     """Weight of the loss that lets dead latents reconstruct the residual (Gao et al.: 1/32)."""
     resample_until: int = 0
-    """Until this training step dead latents, and those that repeat another, are placed on directions
-    that many residuals share, every `resample_every` steps; 0, the paper's recipe, leaves them to
-    the dead-latent loss."""
+    """Until this training step dead latents, and those that repeat another, are placed on
+    directions that many residuals share, every `resample_every` steps; 0, the paper's recipe, leaves
+    them to the dead-latent loss."""
     resample_every: int = 100
     """Steps between two resamplings."""
     cuda_graph: bool = True
