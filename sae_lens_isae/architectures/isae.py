@@ -112,8 +112,8 @@ class ISAETrainingSAEConfig(TopKTrainingSAEConfig, LossTermsConfig):
     """Weight of the loss that lets dead latents reconstruct the residual (Gao et al.: 1/32)."""
     resample_until: int = 0
     """Until this training step dead latents, and those that repeat another, are placed on
-    directions that many residuals share, every `resample_every` steps; 0, the paper's recipe, leaves
-    them to the dead-latent loss."""
+    directions that many residuals share, every `resample_every` steps; 0, the paper's recipe,
+    leaves them to the dead-latent loss."""
     resample_every: int = 100
     """Steps between two resamplings."""
     cuda_graph: bool = True
