@@ -346,19 +346,21 @@ class ISAETrainingSAE(LossTermsMixin, TopKTrainingSAE):
         Returns:
             Which latents moved.
         """
-        dictionary = torch.nn.functional.normalize(self.W_dec, dim=-1)
-        centred = self.process_sae_in(sae_in)
-        codes = self.encode_codes(centred, dictionary)
-        scale = inverse_norm(centred + self.b_dec)
-        residual = centred - decode_codes(dictionary, codes.indices, codes.values)
-        direction, moves = take_over(
-            dead | duplicates(dictionary, self.signed),
-            residual * scale,
-            codes.indices,
-            codes.values * scale,
-            dictionary,
-            self.signed,
-        )
+        # seldom done, so in full precision
+        with torch.autocast(sae_in.device.type, enabled=False):
+            dictionary = torch.nn.functional.normalize(self.W_dec, dim=-1)
+            centred = self.process_sae_in(sae_in)
+            codes = self.encode_codes(centred, dictionary)
+            scale = inverse_norm(centred + self.b_dec)
+            residual = centred - decode_codes(dictionary, codes.indices, codes.values)
+            direction, moves = take_over(
+                dead | duplicates(dictionary, self.signed),
+                residual * scale,
+                codes.indices,
+                codes.values * scale,
+                dictionary,
+                self.signed,
+            )
         move_latents(moves, direction, self.W_enc, self.W_dec)
         return moves
 

@@ -150,6 +150,8 @@ def take_over(
         A unit vector for every latent, and which latents are to move to theirs: idle ones, as far
         as there are directions that no latent at work has yet.
     """
+    # an SAE in half precision has its residuals in float32
+    dictionary = dictionary.to(residual.dtype)
     d_sae, batch = len(dictionary), len(residual)
     n_directions = min(_MOST_MOVES, max(1, d_sae // _LEAST_STAY), batch)
     # as many as a latent has samples on average
