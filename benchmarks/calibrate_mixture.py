@@ -93,7 +93,7 @@ def main() -> None:
         args.candidates,
         {**SETTING, "steps": args.steps},
         args.jobs,
-        order=sorted({*CANDIDATES, *args.candidates}),
+        order=CANDIDATES,
     )
     print("| clusters:cosine | " + " | ".join(COLUMNS) + " | distance |")
     for name in ("iid", "mixture"):

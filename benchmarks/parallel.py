@@ -77,9 +77,10 @@ def measure_missing(
 
     Args:
         key: The field that names a row.
-        order: In which rows are kept.
+        order: In which rows are kept; others come last.
     """
     rows = kept_rows(name)
+    rank = {row: number for number, row in enumerate(order)}
     missing = [w for w in wanted if w not in {row[key] for row in rows}]
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder) / f"{i}.json" for i in range(len(missing))]
@@ -90,6 +91,6 @@ def measure_missing(
         logs = [Path(f"{name}_logs") / f"{i}.log" for i in range(len(missing))]
         for done in run_all(commands, logs, jobs, name):
             rows.append(json.loads(files[done].read_text()))
-            rows.sort(key=lambda row: order.index(row[key]))
+            rows.sort(key=lambda row: rank.get(row[key], len(rank)))
             keep_result(name, {"setting": setting, "rows": rows})
     return rows

@@ -56,7 +56,7 @@ class Shared(NamedTuple):
     members: Int[torch.Tensor, "directions members"]
     """The residuals that a direction is the mean of."""
     fit: Float[torch.Tensor, "directions members"]
-    """Their weights in it: their inner products with it."""
+    """Their weights in it: inner products with the direction before the last iteration."""
 
 
 def shared_directions(
@@ -69,17 +69,22 @@ def shared_directions(
         n_directions: At most as many as there are residuals, like `n_members`.
     """
     largest = residual.pow(2).sum(-1).topk(n_directions).indices
-    direction = normalize(residual[largest], dim=-1)
-    members, fit = largest[:, None], direction
-    for _ in range(_N_ITERATIONS):
-        products = direction @ residual.T
-        ranked = products.abs() if signed else products
-        members = ranked.topk(n_members, sorted=False).indices
-        fit = products.gather(-1, members)
-        fit = fit if signed else fit.relu()
-        weights = torch.zeros_like(products).scatter_(-1, members, fit)
-        direction = normalize(weights @ residual, dim=-1)
-    return Shared(direction, members, fit)
+    shared = _refined(normalize(residual[largest], dim=-1), residual, signed, n_members)
+    for _ in range(_N_ITERATIONS - 1):
+        shared = _refined(shared.direction, residual, signed, n_members)
+    return shared
+
+
+def _refined(
+    direction: torch.Tensor, residual: torch.Tensor, signed: bool, n_members: int
+) -> Shared:
+    products = direction @ residual.T
+    ranked = products.abs() if signed else products
+    members = ranked.topk(n_members, sorted=False).indices
+    fit = products.gather(-1, members)
+    fit = fit if signed else fit.relu()
+    weights = torch.zeros_like(products).scatter_(-1, members, fit)
+    return Shared(normalize(weights @ residual, dim=-1), members, fit)
 
 
 class Split(NamedTuple):

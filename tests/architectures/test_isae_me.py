@@ -89,6 +89,8 @@ def test_resampling_comes_when_it_is_due():
         changed = (sae.W_enc != before).any(0)
         if changed.any():
             assert not changed[~dead].any()
+            # one latent in 16 at once
+            assert changed.sum() == D_SAE // 16
             moved_at.append(step)
     assert moved_at == [2, 4, 6]
 
