@@ -28,6 +28,7 @@ from parallel import measure_missing
 from provenance import provenance
 from synthetic_study import COLUMNS, PAPER, SETTING, SIZES, compare, train
 
+from sae_lens_isae.architectures.schedule import SyntheticSchedule
 from sae_lens_isae.synthetic import mixture_synthetic_model, signed_synthetic_model
 
 SEEDS = (0, 1)
@@ -59,7 +60,11 @@ def measure(candidate: str, n_steps: int, device: str) -> dict[str, Any]:
     )
     saes = {
         str(seed): train(
-            data, "AbsTopK", seed, n_steps, {"resample_until": 0}, {"dead_feature_window": 10}
+            data,
+            "AbsTopK",
+            seed,
+            SyntheticSchedule(n_steps, dead_feature_window=10, whitened=False),
+            {"resample_until": 0},
         ).eval()
         for seed in SEEDS
     }

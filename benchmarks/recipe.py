@@ -1,7 +1,7 @@
 """The log of the recipe: one change at a time, on the synthetic data of Table 1.
 
     python benchmarks/recipe.py                        # every trial that results/recipe.json lacks
-    python benchmarks/recipe.py --trials base "T 3"    # some of them
+    python benchmarks/recipe.py --trials "iid: base" "mixture: T = 3"
     python benchmarks/recipe.py --print
 
 Every trial trains one SAE (seed 0) and compares it with the concepts: MSE, mean |cosine| after
@@ -22,162 +22,144 @@ from provenance import provenance
 from sae_lens import TrainingSAE
 from sae_lens.synthetic import SyntheticModel
 from synthetic_study import SETTING, SIZES, against_truth, held_out_samples, train
+from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from sae_lens_isae import ISAEMETrainingSAE
 from sae_lens_isae.architectures.recipe import unit_norm_mse
+from sae_lens_isae.architectures.schedule import SyntheticSchedule
 from sae_lens_isae.synthetic import GENERATORS
 
 Trial = dict[str, dict[str, Any]]
-"""Changes of the SAE's settings, of the trainer's, and which variant and data."""
+"""Changes of the SAE's settings, of the schedule's, and which variant and data."""
 
 
 def trial(
     variant: str = "iSAE-ME", data: str = "iid", steps: int = 10_000, **changes: Any
 ) -> Trial:
-    """Fields of SAELens' trainer are told from those of the SAE by name, and two that are neither:
-    `S_solves_from`, the step before which S is set to I - W_dec W_enc, and `ema`, the decay of
-    averaged weights, which are what is compared."""
-    trainer = {"lr", "lr_end", "lr_decay_steps", "lr_warm_up_steps", "dead_feature_window"}
-    own = {"S_solves_from", "ema"}
+    """Fields of the schedule are told from those of the SAE by name, and two that are neither:
+    `S_solves` starts S at I - W_dec W_enc, and `ema` is the decay of averaged weights, which are
+    what is compared."""
+    schedule = {"lr", "dead_feature_window", "whitened"}
+    own = {"S_solves", "ema"}
     return {
         "run": {"variant": variant, "data": data, "steps": steps},
-        "trainer": {k: v for k, v in changes.items() if k in trainer},
+        "schedule": {k: v for k, v in changes.items() if k in schedule},
         "own": {k: v for k, v in changes.items() if k in own},
-        "sae": {k: v for k, v in changes.items() if k not in trainer | own},
+        "sae": {k: v for k, v in changes.items() if k not in schedule | own},
     }
 
 
+CHANGES: dict[str, dict[str, Any]] = {
+    "base": {},
+    "no whitening": {"whitened": False},
+    "5k steps": {"steps": 5_000},
+    "20k steps": {"steps": 20_000},
+    "lr 5e-4": {"lr": 5e-4},
+    "lr 2e-3": {"lr": 2e-3},
+    "EMA 0.999": {"ema": 0.999},
+    "EMA 0.99": {"ema": 0.99},
+    "dead after 25 steps": {"dead_feature_window": 25},
+    "dead after 1000 steps": {"dead_feature_window": 1000},
+    "resample every 200": {"resample_every": 200},
+    "no resampling": {"resample_until": 0},
+    "no dead-latent loss": {"aux_loss_coefficient": 0.0},
+    "neither": {"resample_until": 0, "aux_loss_coefficient": 0.0},
+    "T = 1 for 3000 steps": {"encoder_warm_up_steps": 3000},
+    "T = 3": {"encoder_steps": 3},
+    "T = 7": {"encoder_steps": 7},
+    "T = 10": {"encoder_steps": 10},
+    "no aRIP": {"arip_weight": 0.0},
+    "aRIP 0.1": {"arip_weight": 0.1},
+    "full S": {"step_matrix": "full"},
+    "full S, no aRIP": {"step_matrix": "full", "arip_weight": 0.0},
+    "full S, no resampling": {"step_matrix": "full", "resample_until": 0},
+    "full S, no whitening": {"step_matrix": "full", "whitened": False},
+    "full S, started at I - W_dec W_enc": {"step_matrix": "full", "S_solves": True},
+    "full S, T = 1 for 3000 steps": {"step_matrix": "full", "encoder_warm_up_steps": 3000},
+    "TopK with five steps": {"activation": "topk"},
+    "TopK": {"variant": "TopK"},
+    "TopK, no whitening": {"variant": "TopK", "whitened": False},
+    "AbsTopK": {"variant": "AbsTopK"},
+    "AbsTopK, no whitening": {"variant": "AbsTopK", "whitened": False},
+    "AbsTopK, no resampling": {"variant": "AbsTopK", "resample_until": 0},
+    "iSAE": {"variant": "iSAE"},
+    "iSAE, aRIP 0.1": {"variant": "iSAE", "arip_weight": 0.1},
+}
 TRIALS: dict[str, Trial] = {
-    "base": trial(),
-    "base, 20k steps": trial(steps=20_000),
-    "lr 5e-4": trial(lr=5e-4),
-    "lr 2e-3": trial(lr=2e-3),
-    "no decay of lr": trial(lr_end=1e-3, lr_decay_steps=0),
-    "no decay of lr, EMA 0.999": trial(lr_end=1e-3, lr_decay_steps=0, ema=0.999),
-    "EMA 0.99": trial(ema=0.99),
-    "dead after 25 steps": trial(dead_feature_window=25),
-    "dead after 1000 steps": trial(dead_feature_window=1000),
-    "resample every 200": trial(resample_every=200),
-    "no resampling": trial(resample_until=0),
-    "no dead-latent loss": trial(aux_loss_coefficient=0.0),
-    "neither": trial(resample_until=0, aux_loss_coefficient=0.0),
-    "T = 1 for 300 steps": trial(encoder_warm_up_steps=300),
-    "T = 1 for 3000 steps": trial(encoder_warm_up_steps=3000),
-    "T = 3": trial(encoder_steps=3),
-    "T = 10": trial(encoder_steps=10),
-    "no aRIP": trial(arip_weight=0.0),
-    "aRIP 0.01": trial(arip_weight=0.01),
-    "full S": trial(step_matrix="full"),
-    "full S, no aRIP": trial(step_matrix="full", arip_weight=0.0),
-    "full S, started at I - W_dec W_enc": trial(step_matrix="full", S_solves_from=0),
-    "full S, T = 1 for 3000 steps": trial(step_matrix="full", encoder_warm_up_steps=3000),
-    "full S, T = 1 for 3000 steps, then I - W_dec W_enc": trial(
-        step_matrix="full", encoder_warm_up_steps=3000, S_solves_from=3000
-    ),
-    "TopK with five steps": trial(activation="topk"),
-    "TopK": trial("TopK"),
-    "AbsTopK": trial("AbsTopK"),
-    "AbsTopK, 20k steps": trial("AbsTopK", steps=20_000),
-    "AbsTopK, no resampling": trial("AbsTopK", resample_until=0),
-    "mixture": trial(data="mixture"),
-    "mixture, 20k steps": trial(data="mixture", steps=20_000),
-    "mixture, T = 10": trial(data="mixture", encoder_steps=10),
-    "mixture, no aRIP": trial(data="mixture", arip_weight=0.0),
-    "mixture, full S": trial(data="mixture", step_matrix="full"),
-    "mixture, full S, 20k steps": trial(data="mixture", step_matrix="full", steps=20_000),
-    "mixture, full S, T = 10": trial(data="mixture", step_matrix="full", encoder_steps=10),
-    "mixture, full S, no aRIP": trial(data="mixture", step_matrix="full", arip_weight=0.0),
-    "mixture, full S, aRIP 0.01": trial(data="mixture", step_matrix="full", arip_weight=0.01),
-    "mixture, full S, lr 5e-4": trial(data="mixture", step_matrix="full", lr=5e-4),
-    "mixture, full S, lr 2e-3": trial(data="mixture", step_matrix="full", lr=2e-3),
-    "mixture, full S, no resampling": trial(data="mixture", step_matrix="full", resample_until=0),
-    "mixture, full S, T = 1 for 3000 steps": trial(
-        data="mixture", step_matrix="full", encoder_warm_up_steps=3000
-    ),
-    "mixture, full S, started at I - W_dec W_enc": trial(
-        data="mixture", step_matrix="full", S_solves_from=0
-    ),
-    "mixture, TopK": trial("TopK", data="mixture"),
-    "mixture, AbsTopK": trial("AbsTopK", data="mixture"),
-    "mixture, AbsTopK, 20k steps": trial("AbsTopK", data="mixture", steps=20_000),
-    "mixture, AbsTopK, no resampling": trial("AbsTopK", data="mixture", resample_until=0),
-    "mixture, iSAE": trial("iSAE", data="mixture"),
+    f"{data}: {name}": trial(data=data, **changes)
+    for name, changes in CHANGES.items()
+    for data in GENERATORS
 }
 
 
-class Tracked:
-    """What a trial does to an SAE between steps."""
+class Own:
+    """What a trial does to an SAE that no setting does."""
 
-    def __init__(
-        self,
-        data: SyntheticModel,
-        n_steps: int,
-        S_solves_from: int | None = None,
-        ema: float | None = None,
-    ) -> None:
-        self._concepts = data.feature_dict.feature_vectors
-        self._every = n_steps // 10
-        self._S_solves_from, self._ema = S_solves_from, ema
-        self.course: list[int] = []
-        """Concepts without an atom near them, after each tenth of the run."""
+    def __init__(self, S_solves: bool = False, ema: float | None = None) -> None:
+        self._S_solves, self._ema = S_solves, ema
         self._averaged: AveragedModel | None = None
 
     @torch.no_grad()
-    def before_step(self, sae: TrainingSAE[Any], step: int) -> None:
-        if step == self._S_solves_from:
+    def before(self, sae: TrainingSAE[Any]) -> None:
+        """Of training."""
+        if self._S_solves:
             identity = torch.eye(sae.cfg.d_sae, device=sae.W_dec.device)
             cast(ISAEMETrainingSAE, sae).S.copy_(identity - sae.W_dec @ sae.W_enc)
-        if step and step % self._every == 0:
-            atoms = torch.nn.functional.normalize(sae.W_dec, dim=-1)
-            nearest = (atoms @ self._concepts.T).abs().amax(0)
-            self.course.append(int((nearest < 0.9).sum()))
         if self._ema is not None:
-            if self._averaged is None:
-                average = get_ema_multi_avg_fn(self._ema)
-                self._averaged = AveragedModel(sae, multi_avg_fn=average)
-            self._averaged.update_parameters(sae)
+            averaged = AveragedModel(sae, multi_avg_fn=get_ema_multi_avg_fn(self._ema))
+            register_optimizer_step_post_hook(lambda *_: averaged.update_parameters(sae))
+            self._averaged = averaged
 
-    def compared(self, sae: TrainingSAE[Any]) -> TrainingSAE[Any]:
-        """The averaged weights if there are any."""
-        return sae if self._averaged is None else cast(TrainingSAE[Any], self._averaged.module)
+    @torch.no_grad()
+    def after(self, sae: TrainingSAE[Any]) -> None:
+        """Training."""
+        if self._averaged is not None:
+            averages = self._averaged.module.parameters()
+            for weight, average in zip(sae.parameters(), averages, strict=True):
+                weight.copy_(average)
 
 
-@torch.no_grad()
 def run_trial(name: str, device: str) -> dict[str, Any]:
     """Train, and compare with the concepts."""
     chosen = TRIALS[name]
-    variant, steps = chosen["run"]["variant"], chosen["run"]["steps"]
     data = GENERATORS[chosen["run"]["data"]](**SIZES, device=device)
+    own = Own(**chosen["own"])
+    schedule = SyntheticSchedule(chosen["run"]["steps"], **chosen["schedule"])
     start = time.perf_counter()
-    tracked = Tracked(data, steps, **chosen["own"])
-    with torch.enable_grad():
-        sae = train(data, variant, 0, steps, chosen["sae"], chosen["trainer"], tracked.before_step)
-    sae = tracked.compared(sae).eval()
+    sae = train(data, chosen["run"]["variant"], 0, schedule, chosen["sae"], own.before)
     seconds = time.perf_counter() - start
-    x = held_out_samples(data)
-    atoms = torch.nn.functional.normalize(sae.W_dec, dim=-1)
-    twins = ((atoms @ atoms.T).abs() > 0.9).sum() - len(atoms)
+    own.after(sae)
     return {
         "trial": name,
         **chosen["run"],
-        "changes": {**chosen["sae"], **chosen["trainer"], **chosen["own"]},
-        "mse": unit_norm_mse(sae(x), x).item(),
-        **against_truth(sae, data),
-        "twins": int(twins) // 2,
-        "course": tracked.course,
+        "changes": {**chosen["sae"], **chosen["schedule"], **chosen["own"]},
+        **measure(sae.eval(), data),
         "seconds": seconds,
         "made": provenance(),
     }
 
 
+@torch.no_grad()
+def measure(sae: TrainingSAE[Any], data: SyntheticModel) -> dict[str, float]:
+    """Reconstruction, and how the atoms lie to the concepts and to each other."""
+    x = held_out_samples(data)
+    atoms = torch.nn.functional.normalize(sae.W_dec, dim=-1)
+    twins = ((atoms @ atoms.T).abs() > 0.9).sum() - len(atoms)
+    return {
+        "mse": unit_norm_mse(sae(x), x).item(),
+        **against_truth(sae, data),
+        "twins": int(twins) // 2,
+    }
+
+
 def print_log(rows: list[dict[str, Any]]) -> None:
     """The log as a table."""
-    print("| trial | data | steps | MSE | DCS to truth | lost | twins |")
-    print("|---|---|---|---|---|---|---|")
+    print("| trial | steps | MSE | DCS to truth | lost | twins |")
+    print("|---|---|---|---|---|---|")
     for r in rows:
         found = f"{r['mse']:.5f} | {r['dcs_to_truth']:.4f} | {r['lost']} | {r['twins']}"
-        print(f"| {r['trial']} | {r['data']} | {r['steps']} | {found} |")
+        print(f"| {r['trial']} | {r['steps']} | {found} |")
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import chain
 from statistics import stdev
@@ -49,20 +49,17 @@ def train(
     data: SyntheticModel,
     variant: str,
     seed: int,
-    n_steps: int,
+    schedule: SyntheticSchedule,
     sae_changes: Mapping[str, Any] | None = None,
-    trainer_changes: Mapping[str, Any] | None = None,
-    before_step: Callable[[TrainingSAE[Any], int], None] | None = None,
+    prepare: Callable[[TrainingSAE[Any]], None] | None = None,
 ) -> TrainingSAE[Any]:
-    """One run through SAELens' trainer, in TF32, by the recipe for synthetic data.
+    """One SAE through SAELens' trainer, in TF32.
 
     Args:
         sae_changes: Settings of the SAE that differ from the recipe.
-        trainer_changes: Settings of the trainer that do.
-        before_step: Called with the SAE and the number of the step.
+        prepare: Called with the SAE before it is trained.
     """
     torch.set_float32_matmul_precision("high")
-    schedule = SyntheticSchedule(n_steps)
     cfg = paper_variants(
         d_in=D_IN,
         d_sae=D_SAE,
@@ -72,29 +69,21 @@ def train(
     )[variant]
     # the seed decides initial weights and, from here on, the stream of samples
     sae = seeded_sae(replace(cfg, **(sae_changes or {})), seed)
+    if prepare is not None:
+        prepare(sae)
     chunks = SyntheticActivationIterator(
         data.feature_dict, data.activation_generator, _CHUNK * BATCH
     )
-    trainer_cfg = SAETrainerConfig(
-        total_training_samples=n_steps * BATCH,
-        train_batch_size_samples=BATCH,
-        device=data.device,
-        **{**schedule.trainer_settings(), **(trainer_changes or {})},
-    )
     batches = chain.from_iterable(chunk.split(BATCH) for chunk in chunks)
-    if before_step is not None:
-        batches = _announced(batches, sae, before_step)
-    return SAETrainer(trainer_cfg, sae, batches).fit()
-
-
-def _announced(
-    batches: Iterator[torch.Tensor],
-    sae: TrainingSAE[Any],
-    before_step: Callable[[TrainingSAE[Any], int], None],
-) -> Iterator[torch.Tensor]:
-    for step, batch in enumerate(batches):
-        before_step(sae, step)
-        yield batch
+    for phase in schedule.phases():
+        trainer_cfg = SAETrainerConfig(
+            total_training_samples=phase.n_steps * BATCH,
+            train_batch_size_samples=BATCH,
+            device=data.device,
+            **phase.trainer_settings,
+        )
+        SAETrainer(trainer_cfg, sae, batches).fit()
+    return sae
 
 
 @torch.no_grad()

@@ -23,6 +23,7 @@ from parallel import kept_rows, run_all
 from provenance import keep_result, provenance
 from synthetic_study import PAPER, SETTING, SIZES, compare, table_lines, train
 
+from sae_lens_isae.architectures.schedule import SyntheticSchedule
 from sae_lens_isae.identifiability.loading import load_sae
 from sae_lens_isae.synthetic import GENERATORS
 
@@ -33,7 +34,8 @@ VARIANTS = ("TopK", "AbsTopK", "iSAE", "iSAE-ME")
 def train_cell(data: str, variant: str, seed: int, n_steps: int, device: str, out: Path) -> None:
     """Train one SAE and keep it."""
     start = time.perf_counter()
-    sae = train(GENERATORS[data](**SIZES, device=device), variant, seed, n_steps)
+    samples = GENERATORS[data](**SIZES, device=device)
+    sae = train(samples, variant, seed, SyntheticSchedule(n_steps))
     seconds = time.perf_counter() - start
     sae.save_inference_model(out)
     (out / "seconds.json").write_text(json.dumps(seconds))
@@ -85,7 +87,7 @@ def main() -> None:
     parser.add_argument(
         "--jobs",
         type=int,
-        default=3 * max(torch.cuda.device_count(), 1),
+        default=2 * max(torch.cuda.device_count(), 1),
         help="cells trained at the same time; alone, none keeps a large GPU busy",
     )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")

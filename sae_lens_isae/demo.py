@@ -90,22 +90,24 @@ def run_demo(out: Path, n_seeds: int = 2, settings: SyntheticDemo | None = None)
     for variant, seed in (progress := tqdm(runs, unit="SAE", desc="demo")):
         progress.set_postfix_str(f"now {variant}, seed {seed}")
         sae = seeded_sae(variants[variant], seed)
-        runner = SyntheticSAERunner(
-            SyntheticSAERunnerConfig(
-                synthetic_model=data.cfg,
-                sae=sae.cfg,
-                training_samples=s.n_steps * s.batch_size,
-                batch_size=s.batch_size,
-                **schedule.trainer_settings(),
-                checkpoint_path=None,
-                output_path=str(out / variant / f"seed_{seed}"),
-                run_final_eval=False,
-                logger=LoggingConfig(log_to_wandb=False),
-            ),
-            override_synthetic_model=data,
-            override_sae=sae,
-        )
-        saes[variant].append(runner.run().sae)
+        for phase in schedule.phases():
+            runner = SyntheticSAERunner(
+                SyntheticSAERunnerConfig(
+                    synthetic_model=data.cfg,
+                    sae=sae.cfg,
+                    training_samples=phase.n_steps * s.batch_size,
+                    batch_size=s.batch_size,
+                    **phase.trainer_settings,
+                    checkpoint_path=None,
+                    output_path=str(out / variant / f"seed_{seed}"),
+                    run_final_eval=False,
+                    logger=LoggingConfig(log_to_wandb=False),
+                ),
+                override_synthetic_model=data,
+                override_sae=sae,
+            )
+            runner.run()
+        saes[variant].append(sae)
     set_seed(_HELD_OUT_SEED)
     activations = data.sample(_N_HELD_OUT)
     save_file({"activations": activations.contiguous()}, out / ACTIVATIONS_FILENAME)

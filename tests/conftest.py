@@ -103,7 +103,12 @@ def isae_config(variant: str, **settings: Any) -> ISAETrainingSAEConfig:
 
 VARIANTS = ["TopK", "AbsTopK", "iSAE", "iSAE-ME", "iSAE-ME full", "iSAE-ME topk"]
 LINEAR_VARIANTS = VARIANTS[:3]
-NORMALIZATIONS = ["none", "expected_average_only_in", "constant_norm_rescale"]
+NORMALIZATIONS = [
+    "none",
+    "expected_average_only_in",
+    "covariance_whitening",
+    "constant_norm_rescale",
+]
 
 
 def run_python(code: str, *args: object, cwd: Path | None = None) -> str:

@@ -55,7 +55,12 @@ _ACTIVATIONS: dict[str, type[TopK] | type[AbsTopK]] = {"abstopk": AbsTopK, "topk
 _GRAPHED_UP_TO = 1 << 26
 """Batch size times d_sae up to which launches take longer than the work; a graph keeps the memory
 of a step for itself."""
-_NORMALIZATIONS = ("none", "expected_average_only_in", "constant_norm_rescale")
+_NORMALIZATIONS = (
+    "none",
+    "expected_average_only_in",
+    "covariance_whitening",
+    "constant_norm_rescale",
+)
 
 
 def _check_activation(activation: str) -> None:
@@ -123,10 +128,12 @@ class ISAETrainingSAEConfig(TopKTrainingSAEConfig, LossTermsConfig):
     decoder_init_norm: float | None = 1.0
     """Norm of the atoms at the start; the recipe keeps them at 1 and accepts nothing else."""
     normalize_activations: Literal[  # pyright: ignore[reportIncompatibleVariableOverride]
-        "none", "expected_average_only_in", "constant_norm_rescale"
+        "none", "expected_average_only_in", "covariance_whitening", "constant_norm_rescale"
     ] = "none"
-    """'none' and 'expected_average_only_in' export a stateless SAE; 'constant_norm_rescale' is the
-    paper's exact placement, with the limits of SAELens' run-time normalisation."""
+    """'none', 'expected_average_only_in' and 'covariance_whitening' export a stateless SAE;
+    'constant_norm_rescale' is the paper's exact placement, with the limits of SAELens' run-time
+    normalisation. Whitening (SAELens' own, folded in at the end) keeps latents from settling on
+    what many concepts have in common; atoms of the exported SAE do not have unit norm then."""
 
     def __post_init__(self) -> None:
         if self.d_in < 1 or self.d_sae < 1:
@@ -171,13 +178,11 @@ class ISAETrainingSAEConfig(TopKTrainingSAEConfig, LossTermsConfig):
 
 _FIXED_BY_RECIPE: dict[str, object] = {
     "apply_b_dec_to_input": True,
-    "rescale_acts_by_decoder_norm": True,
     "use_sparse_activations": False,
     "decoder_init_norm": 1.0,
 }
 _WHY_FIXED = {
     "apply_b_dec_to_input": "input and output share one bias",
-    "rescale_acts_by_decoder_norm": "atoms have unit norm",
     "use_sparse_activations": "signed codes have no sparse tensor form in SAELens",
     "decoder_init_norm": "atoms have unit norm",
 }
@@ -236,6 +241,20 @@ class ISAETrainingSAE(LossTermsMixin, TopKTrainingSAE):
         sae_in = self.run_time_activation_norm_fn_in(activations.to(self.dtype))
         self.b_dec.copy_(geometric_median(sae_in))
         self._bias_is_set = True
+
+    @torch.no_grad()
+    def set_unit_norm_atoms(self) -> None:
+        """Give atoms unit norm and rescale codes by what they had, in place.
+
+        What a code decodes to stays. Which latents are the largest may change where atoms had
+        different norms, as they have after SAELens folded a whitening into them.
+        """
+        self._rescale_codes(self.W_dec.norm(dim=-1))
+        self.cfg.rescale_acts_by_decoder_norm = True
+
+    def _rescale_codes(self, scale: Float[torch.Tensor, " d_sae"]) -> None:
+        self.W_enc.mul_(scale)
+        self.W_dec.div_(scale[:, None])
 
     @override
     def training_forward_pass(self, step_input: TrainStepInput) -> TrainStepOutput:
@@ -324,6 +343,10 @@ class ISAETrainingSAE(LossTermsMixin, TopKTrainingSAE):
                 f"d_in is {self.cfg.d_in}, but the activations have shape "
                 f"{tuple(step_input.sae_in.shape)} instead of [batch, d_in]"
             )
+        if not self.cfg.rescale_acts_by_decoder_norm:
+            # a whitening was folded into the weights, at the end of a run: the optimizer is another
+            self.set_unit_norm_atoms()
+            self._adam_is_fused = False
         if not self._bias_is_set:
             self.initialize_bias(step_input.sae_in)
         if not self._adam_is_fused:

@@ -169,6 +169,12 @@ class ISAEMETrainingSAE(ISAETrainingSAE):
         return moved
 
     @override
+    def _rescale_codes(self, scale: torch.Tensor) -> None:
+        super()._rescale_codes(scale)
+        if self.cfg.step_matrix == "full":
+            self.S.mul_(scale).div_(scale[:, None])
+
+    @override
     def process_state_dict_for_loading(self, state_dict: dict[str, Any]) -> None:
         super().process_state_dict_for_loading(state_dict)
         _check_step_matrix(self, state_dict)

@@ -11,8 +11,23 @@ from typing import Any
 
 
 @dataclass(frozen=True)
+class Phase:
+    """One run of a SAELens trainer."""
+
+    n_steps: int
+    trainer_settings: dict[str, Any]
+    """Fields that SAELens' trainer and runner configs share."""
+
+
+@dataclass(frozen=True)
 class SyntheticSchedule:
     """Settings for synthetic data, where every concept is active in every batch.
+
+    An SAE is trained in two phases. In the first it sees whitened activations: concepts that come
+    in clusters share directions of large variance, and on activations as they come latents settle
+    there. The second, on activations as they come, lets the learning rate fall to 0: with noiseless
+    data most of the error that is left before is its noise, and what an SAE cannot rebuild is to be
+    small in the units of the data.
 
     On activations of a real model a latent may well rest for many batches: keep SAELens' default of
     `dead_feature_window` there.
@@ -20,20 +35,41 @@ class SyntheticSchedule:
 
     n_steps: int
     lr: float = 1e-3
-
-    def trainer_settings(self) -> dict[str, Any]:
-        """Fields that SAELens' trainer and runner configs share.
-
-        The learning rate falls linearly to 0 over the last fifth: with noiseless data most of the
-        error that is left before is its noise.
-        """
-        return {
-            "lr": self.lr,
-            "lr_end": 0.0,
-            "lr_decay_steps": self.n_steps // 5,
-            "dead_feature_window": 5,
-        }
+    dead_feature_window: int = 5
+    whitened: bool = True
+    """Without the first phase the rest is the same in one run."""
 
     def sae_settings(self) -> dict[str, Any]:
-        """Fields of every variant's SAE config."""
-        return {"resample_until": 9 * self.n_steps // 10, "resample_every": 50}
+        """Arguments of `paper_variants`.
+
+        aRIP has a tenth of the paper's weight: concepts that come in clusters are not orthogonal,
+        and with the paper's weight it is what most of the error is made of in the end.
+        """
+        return {
+            "arip_weight": 0.01,
+            "normalize_activations": "covariance_whitening" if self.whitened else "none",
+            "resample_until": 7 * self.n_steps // 10,
+            "resample_every": 50,
+        }
+
+    def phases(self) -> tuple[Phase, ...]:
+        """What to train an SAE with, one after the other. The trainer folds the whitening into the
+        weights at the end of the first, so that the second begins with an ordinary SAE."""
+        n_last = max(1, self.n_steps // 5)
+        shared = {"lr": self.lr, "dead_feature_window": self.dead_feature_window}
+        if not self.whitened:
+            decay = {"lr_end": 0.0, "lr_decay_steps": n_last}
+            return (Phase(self.n_steps, {**shared, **decay}),)
+        first = {
+            **shared,
+            "lr_end": self.lr,
+            "n_batches_for_norm_estimate": max(1, self.n_steps // 40),
+        }
+        n_warm_up = n_last // 10
+        last = {
+            **shared,
+            "lr_warm_up_steps": n_warm_up,
+            "lr_end": 0.0,
+            "lr_decay_steps": n_last - n_warm_up,
+        }
+        return Phase(self.n_steps - n_last, first), Phase(n_last, last)

@@ -6,15 +6,16 @@ from sae_lens_isae.architectures.isae import ISAETrainingSAEConfig
 from sae_lens_isae.architectures.isae_me import ISAEMETrainingSAEConfig
 
 
-def paper_variants(**shared: Any) -> dict[str, ISAETrainingSAEConfig]:
+def paper_variants(arip_weight: float = 0.1, **shared: Any) -> dict[str, ISAETrainingSAEConfig]:
     """Configs of TopK, AbsTopK, iSAE and iSAE-ME, in the order of the paper's tables.
 
     Args:
+        arip_weight: Of iSAE and iSAE-ME; the other two are without.
         shared: `d_in`, `d_sae`, `k` and further config fields, the same for all four.
     """
     return {
         "TopK": ISAETrainingSAEConfig(**shared, activation="topk", arip_weight=0.0),
         "AbsTopK": ISAETrainingSAEConfig(**shared, arip_weight=0.0),
-        "iSAE": ISAETrainingSAEConfig(**shared),
-        "iSAE-ME": ISAEMETrainingSAEConfig(**shared),
+        "iSAE": ISAETrainingSAEConfig(**shared, arip_weight=arip_weight),
+        "iSAE-ME": ISAEMETrainingSAEConfig(**shared, arip_weight=arip_weight),
     }

@@ -55,12 +55,13 @@ def test_export_equals_training(variant, normalization, tmp_path, activations):
     torch.testing.assert_close(
         loaded.decode(loaded.encode(activations)), recons, rtol=1e-5, atol=1e-5
     )
-    torch.testing.assert_close(loaded.W_dec.norm(dim=-1), torch.ones(D_SAE))
+    if normalization != "covariance_whitening":
+        torch.testing.assert_close(loaded.W_dec.norm(dim=-1), torch.ones(D_SAE))
     stateless = normalization != "constant_norm_rescale"
     assert loaded.cfg.normalize_activations == ("none" if stateless else normalization)
 
 
-@pytest.mark.parametrize("normalization", ["none", "constant_norm_rescale"])
+@pytest.mark.parametrize("normalization", ["none", "covariance_whitening", "constant_norm_rescale"])
 @pytest.mark.parametrize("variant", LINEAR_VARIANTS)
 def test_stock_sae_lens_reads_the_export_without_the_plugin(
     variant, normalization, tmp_path, activations
@@ -70,7 +71,7 @@ def test_stock_sae_lens_reads_the_export_without_the_plugin(
     save_file({"x": activations}, tmp_path / "x.safetensors")
     printed = run_python(STOCK, tmp_path / "sae", tmp_path / "x.safetensors", tmp_path / "out")
     stock_class = TopKSAE if variant == "TopK" else AbsTopKSAE
-    assert printed.split() == [stock_class.__name__, normalization]
+    assert printed.split() == [stock_class.__name__, sae.cfg.normalize_activations]
     seen = load_file(tmp_path / "out")
     codes = sae.encode(activations)
     torch.testing.assert_close(seen["codes"], codes, rtol=1e-5, atol=1e-5)
@@ -102,16 +103,21 @@ def test_constant_norm_rescale_has_the_stock_limits(tmp_path, activations):
     assert sae.encode(torch.zeros(1, D_IN)).isnan().any()
 
 
+@pytest.mark.parametrize("normalization", ["none", "covariance_whitening"])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_training_checkpoint_loads_for_inference_and_for_training(variant, tmp_path, activations):
-    sae = train_sae(isae_config(variant))
+def test_training_checkpoint_loads_for_inference_and_for_training(
+    variant, normalization, tmp_path, activations
+):
+    sae = train_sae(isae_config(variant, normalize_activations=normalization))
     sae.save_model(tmp_path)
     for loaded in (SAE.load_from_disk(tmp_path), TrainingSAE.load_from_disk(tmp_path)):
         torch.testing.assert_close(loaded.encode(activations), sae.encode(activations))
         torch.testing.assert_close(loaded(activations), sae(activations))
 
 
-@pytest.mark.parametrize("normalization", ["none", "expected_average_only_in"])
+@pytest.mark.parametrize(
+    "normalization", ["none", "expected_average_only_in", "covariance_whitening"]
+)
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_resumed_run_equals_the_uninterrupted_one_bit_for_bit(variant, normalization, tmp_path):
     def trainer(path):
