@@ -119,8 +119,9 @@ def run_demo(out: Path, n_seeds: int = 2, settings: SyntheticDemo | None = None)
             "signed Gaussian codes. The paper: 4096 in 768, 40 active.",
             f"Training: {s.n_steps} steps of {s.batch_size} samples at learning rate {s.lr}, the "
             "same for every variant. The paper: 40,000 steps of 2048.",
-            "Beyond the paper's recipe: for every variant dead and duplicate latents take over "
-            "from those that explain worst, until the last tenth of the run; the step matrix of "
+            "Beyond the paper's recipe, for every variant: whitened activations for the first four "
+            "fifths of the run, dead and duplicate latents placed on what many residuals share "
+            f"until seven tenths of it, aRIP at weight {schedule.arip_weight}; the step matrix of "
             "iSAE-ME is I - W_dec W_enc.",
             f"{n_seeds} seeds per variant (initial weights and data order), "
             f"{_N_HELD_OUT} held-out samples.",

@@ -36,17 +36,16 @@ class SyntheticSchedule:
     n_steps: int
     lr: float = 1e-3
     dead_feature_window: int = 5
+    arip_weight: float = 0.01
+    """A tenth of the paper's: concepts that come in clusters are not orthogonal, and with the
+    paper's weight aRIP is what most of the error is made of in the end."""
     whitened: bool = True
     """Without the first phase the rest is the same in one run."""
 
     def sae_settings(self) -> dict[str, Any]:
-        """Arguments of `paper_variants`.
-
-        aRIP has a tenth of the paper's weight: concepts that come in clusters are not orthogonal,
-        and with the paper's weight it is what most of the error is made of in the end.
-        """
+        """Arguments of `paper_variants`."""
         return {
-            "arip_weight": 0.01,
+            "arip_weight": self.arip_weight,
             "normalize_activations": "covariance_whitening" if self.whitened else "none",
             "resample_until": 7 * self.n_steps // 10,
             "resample_every": 50,
