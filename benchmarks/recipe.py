@@ -34,9 +34,7 @@ Trial = dict[str, dict[str, Any]]
 """Changes of the SAE's settings, of the schedule's, and which variant and data."""
 
 
-def trial(
-    variant: str = "iSAE-ME", data: str = "iid", steps: int = 10_000, **changes: Any
-) -> Trial:
+def trial(data: str, variant: str = "iSAE-ME", steps: int = 10_000, **changes: Any) -> Trial:
     """Fields of the schedule are told from those of the SAE by name, and two that are neither:
     `S_solves` starts S at I - W_dec W_enc, and `ema` is the decay of averaged weights, which are
     what is compared."""
@@ -87,7 +85,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "iSAE, aRIP 0.1": {"variant": "iSAE", "arip_weight": 0.1},
 }
 TRIALS: dict[str, Trial] = {
-    f"{data}: {name}": trial(data=data, **changes)
+    f"{data}: {name}": trial(data, **changes)
     for name, changes in CHANGES.items()
     for data in GENERATORS
 }
@@ -101,19 +99,25 @@ class Own:
         self._averaged: AveragedModel | None = None
 
     @torch.no_grad()
-    def before(self, sae: TrainingSAE[Any]) -> None:
-        """Of training."""
+    def before_training(self, sae: TrainingSAE[Any]) -> None:
+        """Set S, or begin to average the weights."""
         if self._S_solves:
             identity = torch.eye(sae.cfg.d_sae, device=sae.W_dec.device)
             cast(ISAEMETrainingSAE, sae).S.copy_(identity - sae.W_dec @ sae.W_enc)
         if self._ema is not None:
             averaged = AveragedModel(sae, multi_avg_fn=get_ema_multi_avg_fn(self._ema))
-            register_optimizer_step_post_hook(lambda *_: averaged.update_parameters(sae))
+
+            def after_step(*_: Any) -> None:
+                # weights for whitened activations have no part in the average: it starts after them
+                if sae.cfg.normalize_activations == "none":
+                    averaged.update_parameters(sae)
+
+            register_optimizer_step_post_hook(after_step)
             self._averaged = averaged
 
     @torch.no_grad()
-    def after(self, sae: TrainingSAE[Any]) -> None:
-        """Training."""
+    def after_training(self, sae: TrainingSAE[Any]) -> None:
+        """Put the averages in the places of the weights."""
         if self._averaged is not None:
             averages = self._averaged.module.parameters()
             for weight, average in zip(sae.parameters(), averages, strict=True):
@@ -127,9 +131,9 @@ def run_trial(name: str, device: str) -> dict[str, Any]:
     own = Own(**chosen["own"])
     schedule = SyntheticSchedule(chosen["run"]["steps"], **chosen["schedule"])
     start = time.perf_counter()
-    sae = train(data, chosen["run"]["variant"], 0, schedule, chosen["sae"], own.before)
+    sae = train(data, chosen["run"]["variant"], 0, schedule, chosen["sae"], own.before_training)
     seconds = time.perf_counter() - start
-    own.after(sae)
+    own.after_training(sae)
     return {
         "trial": name,
         **chosen["run"],

@@ -110,7 +110,7 @@ def main() -> None:
         keep_result(args.name, {"setting": {**SETTING, "steps": args.steps}, "rows": rows})
     print("\n".join(table_lines(rows)))
     hours = sum(sum(row["training_seconds"]) for row in rows) / 3600
-    print(f"\n{hours:.2f} hours of training, {args.jobs} cells at a time")
+    print(f"\n{hours:.2f} hours of training, summed over cells that ran at the same time")
 
 
 if __name__ == "__main__":

@@ -249,12 +249,8 @@ class ISAETrainingSAE(LossTermsMixin, TopKTrainingSAE):
         What a code decodes to stays. Which latents are the largest may change where atoms had
         different norms, as they have after SAELens folded a whitening into them.
         """
-        self._rescale_codes(self.W_dec.norm(dim=-1))
         self.cfg.rescale_acts_by_decoder_norm = True
-
-    def _rescale_codes(self, scale: Float[torch.Tensor, " d_sae"]) -> None:
-        self.W_enc.mul_(scale)
-        self.W_dec.div_(scale[:, None])
+        self.fold_W_dec_norm()
 
     @override
     def training_forward_pass(self, step_input: TrainStepInput) -> TrainStepOutput:

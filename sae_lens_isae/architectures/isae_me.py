@@ -169,10 +169,12 @@ class ISAEMETrainingSAE(ISAETrainingSAE):
         return moved
 
     @override
-    def _rescale_codes(self, scale: torch.Tensor) -> None:
-        super()._rescale_codes(scale)
+    @torch.no_grad()
+    def set_unit_norm_atoms(self) -> None:
         if self.cfg.step_matrix == "full":
-            self.S.mul_(scale).div_(scale[:, None])
+            norm = self.get_W_dec_norm()
+            self.S.mul_(norm).div_(norm[:, None])
+        super().set_unit_norm_atoms()
 
     @override
     def process_state_dict_for_loading(self, state_dict: dict[str, Any]) -> None:
