@@ -134,7 +134,7 @@ def pairwise(
         typer.Option(help="Atoms per activation for it; default: k, or as many as the encoder."),
     ] = None,
     found: Annotated[
-        float, typer.Option(help="A latent counts as found again from this |cosine| on.")
+        float, typer.Option(help="A latent counts as found again from this cosine on.")
     ] = 0.9,
     table: Annotated[str, typer.Option(help="Format of the table of latents: parquet or csv.")] = (
         "parquet"

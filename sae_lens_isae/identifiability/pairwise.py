@@ -4,7 +4,9 @@ Paper 1, section 4, 'Metrics', for all pairs of two or more SAEs: dictionary cos
 (DCS), intersection over union (IoU) of the supports and l2 error of the codes, after matching the
 dictionaries up to permutation and sign; with the SAEs' own encoders, and with orthogonal matching
 pursuit on their dictionaries as an oracle, which tells what the dictionary does from what the
-encoder does.
+encoder does. Where neither SAE's codes have signs, their latents are matched up to permutation
+alone: an SAE that has latents for both signs of a concept would otherwise find the wrong one of
+them as often as not. The oracle's codes always have signs.
 """
 
 from __future__ import annotations
@@ -76,7 +78,7 @@ class PairIdentifiability:
     a: str
     b: str
     dcs: float
-    """Mean |cosine| of matched atoms."""
+    """Mean |cosine| under the matching that makes it largest."""
     dcs_gap: float
     """No matching has a DCS above dcs + dcs_gap; 0 up to 4,096 latents."""
     signed_mcc: float
@@ -91,6 +93,7 @@ class PairIdentifiability:
     same_weights: bool
     """The same SAE given twice: it agrees with itself by construction."""
     match: DictionaryMatch = field(repr=False)
+    """Of the SAEs' own codes."""
 
 
 @dataclass(frozen=True)
@@ -167,7 +170,7 @@ def pairwise_identifiability(
         n_oracle_samples: The oracle works on this many of them; 0 leaves it out.
         oracle_k: Atoms per sample for the oracle; by default the SAE's k, or without one as many
             as its own encoder uses on that sample.
-        found_cosine: A latent counts as found in another SAE from this |cosine| on.
+        found_cosine: A latent counts as found in another SAE from this cosine on, after its sign.
         seed: Of the bootstrap.
 
     Raises:
@@ -323,10 +326,13 @@ class _Pair:
 
     def __init__(self, a: str, b: str, model_a: LinearModel, model_b: LinearModel) -> None:
         self.a, self.b = a, b
-        self.match = match_dictionaries(model_a.atoms, model_b.atoms)
-        self._signed_mcc = match_dictionaries(model_a.atoms, model_b.atoms, signed=True).dcs
+        self._up_to_sign = match_dictionaries(model_a.atoms, model_b.atoms)
+        self._by_cosine = match_dictionaries(model_a.atoms, model_b.atoms, signed=True)
+        # where codes have no signs, a latent and its opposite never fire for the same thing
+        signed = model_a.signed or model_b.signed
+        self.match = self._up_to_sign if signed else self._by_cosine
         self.sae = _Samples(self.match)
-        self.oracle = _Samples(self.match)
+        self.oracle = _Samples(self._up_to_sign)
         self.latents = PairCounts(self.match)
         self._n_unmatched = abs(model_a.d_sae - model_b.d_sae)
         self._same = model_a.same_as(model_b)
@@ -344,9 +350,9 @@ class _Pair:
         return PairIdentifiability(
             a=self.a,
             b=self.b,
-            dcs=self.match.dcs,
-            dcs_gap=self.match.gap,
-            signed_mcc=self._signed_mcc,
+            dcs=self._up_to_sign.dcs,
+            dcs_gap=self._up_to_sign.gap,
+            signed_mcc=self._by_cosine.dcs,
             sae=own,
             oracle=self.oracle.agreement(rng),
             n_unmatched=self._n_unmatched,

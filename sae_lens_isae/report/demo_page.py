@@ -40,7 +40,7 @@ def write_demo_page(
             (
                 "Which atoms were found again?",
                 paragraph(
-                    "Every atom's |cosine| with its partner in the other seed, best first. A curve "
+                    "Every atom's cosine with its partner in the other seed, best first. A curve "
                     "that stays at 1 to the right end is a dictionary that both seeds found."
                 )
                 + figure(_sorted_cosines(reports)),
@@ -64,7 +64,7 @@ def _sorted_cosines(reports: dict[str, PairwiseReport]) -> go.Figure:
         curves = [np.sort(pair.match.cosine.numpy())[::-1] for pair in report.pairs]
         fig.add_scatter(y=np.mean(curves, axis=0), name=variant, mode="lines")
     fig.update_xaxes(title="matched atoms, best first")
-    fig.update_yaxes(title="|cosine|", range=[0, 1.02])
+    fig.update_yaxes(title="cosine", rangemode="tozero")
     return fig
 
 

@@ -8,7 +8,8 @@ PAIRWISE = {
     "MCC": "mean cosine with its own best matching (Song et al. 2025); below DCS where atoms agree "
     "up to sign only.",
     "IoU": "overlap of the active latents of matched codes, |S & S'| / |S | S'|, mean over "
-    "samples; 1: the same latents fire.",
+    "samples; 1: the same latents fire. Matched as for DCS, or as for MCC where neither SAE's codes "
+    "have signs.",
     "l2": "mean distance of matched codes over their mean norm; 0: same codes, about 1.4: "
     "unrelated ones.",
     "Oracle": "IoU and l2 with orthogonal matching pursuit on the dictionaries instead of the "
@@ -19,8 +20,8 @@ PAIRWISE = {
     "R_S": "mean R_aRIP on the 2k largest pre-activations: mean squared deviation from 1 of the "
     "eigenvalues of D_S^T D_S; 0: atoms that act together are orthogonal.",
     "dead": "latents that no sample activates.",
-    "found": "share of latents whose atom has |cosine| >= 0.9 (--found) with its partner in every "
-    "other SAE.",
+    "found": "share of latents whose atom has cosine 0.9 (--found) or more with its partner in "
+    "every other SAE, up to sign where codes have signs.",
     "unmatched": "latents of the larger dictionary without partner; active ones count as "
     "disagreement.",
 }

@@ -47,7 +47,7 @@ def write_pairwise_page(path: Path, report: PairwiseReport) -> None:
             (
                 "Which atoms were found again?",
                 paragraph(
-                    "Every atom's |cosine| with its partner, best first. A curve that stays at 1 "
+                    "Every atom's cosine with its partner, best first. A curve that stays at 1 "
                     "to the right end is a dictionary that both runs found."
                 )
                 + figure(_sorted_cosines(report)),
@@ -60,7 +60,7 @@ def write_pairwise_page(path: Path, report: PairwiseReport) -> None:
             (
                 "Which features to trust",
                 paragraph(
-                    "Each point is a latent: how often it fires, and its mean |cosine| with its "
+                    "Each point is a latent: how often it fires, and its mean cosine with its "
                     "partners in the other SAEs. Colour is the mean overlap of their firing. "
                     + _sampled(report)
                     + "The table of all latents lies beside this page."
@@ -117,7 +117,7 @@ def _sorted_cosines(report: PairwiseReport) -> go.Figure:
     for pair in report.pairs:
         fig.add_scatter(y=np.sort(pair.match.cosine.numpy())[::-1], name=_name(pair), mode="lines")
     fig.update_xaxes(title="matched atoms, best first")
-    fig.update_yaxes(title="|cosine|", range=[0, 1.02])
+    fig.update_yaxes(title="cosine", rangemode="tozero")
     fig.update_layout(showlegend=True)
     return fig
 
@@ -164,7 +164,7 @@ def _stability(report: PairwiseReport) -> go.Figure:
             },
         )
     fig.update_xaxes(title="firing rate (dead latents at the left end)", type="log")
-    fig.update_yaxes(title="mean |cosine| with partners", range=[0, 1.02])
+    fig.update_yaxes(title="mean cosine with partners", rangemode="tozero")
     fig.update_layout(
         coloraxis={
             "colorscale": "Viridis",

@@ -9,7 +9,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sae_lens import AbsTopKSAE, AbsTopKSAEConfig, StandardSAE, StandardSAEConfig
+from sae_lens import (
+    AbsTopKSAE,
+    AbsTopKSAEConfig,
+    StandardSAE,
+    StandardSAEConfig,
+    TopKSAE,
+    TopKSAEConfig,
+)
 
 from sae_lens_isae.identifiability import pairwise_identifiability
 from tests.identifiability.test_linear_model import ARCHITECTURES, stock_sae
@@ -113,6 +120,24 @@ def test_any_sae_lens_sae_and_different_sizes():
         found = compare(random_sae(0), relu, x)
     assert found.n_unmatched == 5
     assert 0 <= found.sae.iou.value <= 1
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_latents_for_both_signs_of_a_concept_are_not_swapped(signed):
+    """Each atom has its exact opposite in the other SAE, and an atom near itself."""
+    concepts = torch.eye(D_IN)
+    tilted = torch.nn.functional.normalize(concepts + 0.1 * concepts.roll(1, 0), dim=-1)
+    config, kind = (AbsTopKSAEConfig, AbsTopKSAE) if signed else (TopKSAEConfig, TopKSAE)
+    saes = [kind(config(D_IN, 2 * D_IN, k=1)) for _ in range(2)]
+    atoms = torch.cat([concepts, -tilted]), torch.cat([tilted, -concepts])
+    for sae, dictionary in zip(saes, atoms, strict=True):
+        with torch.no_grad():
+            sae.W_dec.copy_(dictionary)
+            sae.W_enc.copy_(dictionary.T)
+    found = compare(*saes, torch.cat([concepts, -concepts]))
+    assert found.dcs == pytest.approx(1)
+    assert found.signed_mcc == pytest.approx(1 / 1.01**0.5)
+    assert found.sae.iou.value == pytest.approx(1)
 
 
 def test_unmatched_latents_count_as_disagreement():
