@@ -63,7 +63,7 @@ def measure(candidate: str, n_steps: int, device: str) -> dict[str, Any]:
             data,
             "AbsTopK",
             seed,
-            SyntheticSchedule(n_steps, dead_feature_window=10, whitened=False),
+            SyntheticSchedule(n_steps, dead_feature_window=10, whitened_share=0.0),
             {"resample_until": 0},
         ).eval()
         for seed in SEEDS

@@ -38,7 +38,7 @@ def trial(data: str, variant: str = "iSAE-ME", steps: int = 10_000, **changes: A
     """Fields of the schedule are told from those of the SAE by name, and two that are neither:
     `S_solves` starts S at I - W_dec W_enc, and `ema` is the decay of averaged weights, which are
     what is compared."""
-    schedule = {"lr", "dead_feature_window", "whitened"}
+    schedule = {"lr", "dead_feature_window", "whitened_share"}
     own = {"S_solves", "ema"}
     return {
         "run": {"variant": variant, "data": data, "steps": steps},
@@ -50,7 +50,8 @@ def trial(data: str, variant: str = "iSAE-ME", steps: int = 10_000, **changes: A
 
 CHANGES: dict[str, dict[str, Any]] = {
     "base": {},
-    "no whitening": {"whitened": False},
+    "no whitening": {"whitened_share": 0.0},
+    "half whitened": {"whitened_share": 0.5},
     "5k steps": {"steps": 5_000},
     "20k steps": {"steps": 20_000},
     "lr 5e-4": {"lr": 5e-4},
@@ -68,18 +69,24 @@ CHANGES: dict[str, dict[str, Any]] = {
     "T = 7": {"encoder_steps": 7},
     "T = 10": {"encoder_steps": 10},
     "no aRIP": {"arip_weight": 0.0},
+    "aRIP 0.001": {"arip_weight": 0.001},
     "aRIP 0.1": {"arip_weight": 0.1},
     "full S": {"step_matrix": "full"},
     "full S, no aRIP": {"step_matrix": "full", "arip_weight": 0.0},
     "full S, no resampling": {"step_matrix": "full", "resample_until": 0},
-    "full S, no whitening": {"step_matrix": "full", "whitened": False},
+    "full S, no whitening": {"step_matrix": "full", "whitened_share": 0.0},
     "full S, started at I - W_dec W_enc": {"step_matrix": "full", "S_solves": True},
     "full S, T = 1 for 3000 steps": {"step_matrix": "full", "encoder_warm_up_steps": 3000},
     "TopK with five steps": {"activation": "topk"},
     "TopK": {"variant": "TopK"},
-    "TopK, no whitening": {"variant": "TopK", "whitened": False},
+    "TopK, no whitening": {"variant": "TopK", "whitened_share": 0.0},
+    "TopK, half whitened": {"variant": "TopK", "whitened_share": 0.5},
+    "TopK, lr 5e-4": {"variant": "TopK", "lr": 5e-4},
+    "TopK, lr 2e-3": {"variant": "TopK", "lr": 2e-3},
+    "TopK, no resampling": {"variant": "TopK", "resample_until": 0},
+    "TopK, no dead-latent loss": {"variant": "TopK", "aux_loss_coefficient": 0.0},
     "AbsTopK": {"variant": "AbsTopK"},
-    "AbsTopK, no whitening": {"variant": "AbsTopK", "whitened": False},
+    "AbsTopK, no whitening": {"variant": "AbsTopK", "whitened_share": 0.0},
     "AbsTopK, no resampling": {"variant": "AbsTopK", "resample_until": 0},
     "iSAE": {"variant": "iSAE"},
     "iSAE, aRIP 0.1": {"variant": "iSAE", "arip_weight": 0.1},

@@ -39,14 +39,14 @@ class SyntheticSchedule:
     arip_weight: float = 0.01
     """A tenth of the paper's: concepts that come in clusters are not orthogonal, and with the
     paper's weight aRIP is what most of the error is made of in the end."""
-    whitened: bool = True
-    """Without the first phase the rest is the same in one run."""
+    whitened_share: float = 0.8
+    """Of the steps; at 0 there is one phase."""
 
     def sae_settings(self) -> dict[str, Any]:
         """Arguments of `paper_variants`."""
         return {
             "arip_weight": self.arip_weight,
-            "normalize_activations": "covariance_whitening" if self.whitened else "none",
+            "normalize_activations": "covariance_whitening" if self.whitened_share else "none",
             "resample_until": 7 * self.n_steps // 10,
             "resample_every": 50,
         }
@@ -54,21 +54,23 @@ class SyntheticSchedule:
     def phases(self) -> tuple[Phase, ...]:
         """What to train an SAE with, one after the other. The trainer folds the whitening into the
         weights at the end of the first, so that the second begins with an ordinary SAE."""
-        n_last = max(1, self.n_steps // 5)
+        n_first = round(self.whitened_share * self.n_steps)
+        n_last = self.n_steps - n_first
+        n_decay = max(1, self.n_steps // 5)
         shared = {"lr": self.lr, "dead_feature_window": self.dead_feature_window}
-        if not self.whitened:
-            decay = {"lr_end": 0.0, "lr_decay_steps": n_last}
+        if n_first == 0:
+            decay = {"lr_end": 0.0, "lr_decay_steps": n_decay}
             return (Phase(self.n_steps, {**shared, **decay}),)
         first = {
             **shared,
             "lr_end": self.lr,
             "n_batches_for_norm_estimate": max(1, self.n_steps // 40),
         }
-        n_warm_up = n_last // 10
+        n_warm_up = n_decay // 10
         last = {
             **shared,
             "lr_warm_up_steps": n_warm_up,
             "lr_end": 0.0,
-            "lr_decay_steps": n_last - n_warm_up,
+            "lr_decay_steps": min(n_decay, n_last - n_warm_up),
         }
-        return Phase(self.n_steps - n_last, first), Phase(n_last, last)
+        return Phase(n_first, first), Phase(n_last, last)

@@ -102,5 +102,5 @@ def test_phases_add_up_and_the_last_one_decays():
         phases = SyntheticSchedule(n_steps).phases()
         assert sum(phase.n_steps for phase in phases) == n_steps
         assert phases[-1].trainer_settings["lr_end"] == 0
-    (only,) = SyntheticSchedule(100, whitened=False).phases()
+    (only,) = SyntheticSchedule(100, whitened_share=0.0).phases()
     assert only.n_steps == 100
