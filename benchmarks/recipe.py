@@ -68,6 +68,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "T = 3": {"encoder_steps": 3},
     "T = 7": {"encoder_steps": 7},
     "T = 10": {"encoder_steps": 10},
+    "T = 10, T = 1 for 3000 steps": {"encoder_steps": 10, "encoder_warm_up_steps": 3000},
     "no aRIP": {"arip_weight": 0.0},
     "aRIP 0.001": {"arip_weight": 0.001},
     "aRIP 0.1": {"arip_weight": 0.1},

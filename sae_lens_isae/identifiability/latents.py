@@ -63,9 +63,9 @@ def latent_table(
     Columns: `sae`, `latent`; `firing_rate`; `mean_magnitude` of the code where active; `n_found`,
     in how many other SAEs the matched atom has cosine `found_cosine` or more, after its sign;
     `mean_cosine` and `min_cosine` over the other SAEs; `mean_code_iou`; and for every other SAE X
-    `match_X` (its latent, -1 without partner), `sign_X`, `cosine_X`, `code_iou_X` (samples in which both are
-    active over those in which one is) and `code_cosine_X` (cosine of the two latents' codes over
-    the samples). Agreement of codes is missing where neither latent was active.
+    `match_X` (its latent, -1 without partner), `sign_X`, `cosine_X`, `code_iou_X` (samples in
+    which both are active over those in which one is) and `code_cosine_X` (cosine of the two
+    latents' codes over the samples). Agreement of codes is missing where neither latent was active.
     """
     tables = [_table_of(name, counts, saes, pairs, found_cosine) for name, counts in saes.items()]
     return pd.concat(tables, ignore_index=True)

@@ -8,8 +8,8 @@ PAIRWISE = {
     "MCC": "mean cosine with its own best matching (Song et al. 2025); below DCS where atoms agree "
     "up to sign only.",
     "IoU": "overlap of the active latents of matched codes, |S & S'| / |S | S'|, mean over "
-    "samples; 1: the same latents fire. Matched as for DCS, or as for MCC where neither SAE's codes "
-    "have signs.",
+    "samples; 1: the same latents fire. Matched as for DCS, or as for MCC where neither SAE's "
+    "codes have signs.",
     "l2": "mean distance of matched codes over their mean norm; 0: same codes, about 1.4: "
     "unrelated ones.",
     "Oracle": "IoU and l2 with orthogonal matching pursuit on the dictionaries instead of the "
