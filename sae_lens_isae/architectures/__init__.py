@@ -19,30 +19,12 @@ from sae_lens_isae.architectures.isae_me import (
     ISAEMETrainingSAE,
     ISAEMETrainingSAEConfig,
 )
-from sae_lens_isae.architectures.regularized import (
-    RegularizedAbsTopKTrainingSAE,
-    RegularizedAbsTopKTrainingSAEConfig,
-    RegularizedBatchTopKTrainingSAE,
-    RegularizedBatchTopKTrainingSAEConfig,
-    RegularizedMatryoshkaBatchTopKTrainingSAE,
-    RegularizedMatryoshkaBatchTopKTrainingSAEConfig,
-    RegularizedTopKTrainingSAE,
-    RegularizedTopKTrainingSAEConfig,
-)
+from sae_lens_isae.architectures.regularized import TWINS
 
 _TRAINING: dict[str, tuple[type[TrainingSAE[Any]], type[TrainingSAEConfig]]] = {
     "isae": (ISAETrainingSAE, ISAETrainingSAEConfig),
     "isae_me": (ISAEMETrainingSAE, ISAEMETrainingSAEConfig),
-    "regularized_topk": (RegularizedTopKTrainingSAE, RegularizedTopKTrainingSAEConfig),
-    "regularized_abstopk": (RegularizedAbsTopKTrainingSAE, RegularizedAbsTopKTrainingSAEConfig),
-    "regularized_batchtopk": (
-        RegularizedBatchTopKTrainingSAE,
-        RegularizedBatchTopKTrainingSAEConfig,
-    ),
-    "regularized_matryoshka_batchtopk": (
-        RegularizedMatryoshkaBatchTopKTrainingSAE,
-        RegularizedMatryoshkaBatchTopKTrainingSAEConfig,
-    ),
+    **{cfg.architecture(): (sae, cfg) for sae, cfg in TWINS},
 }
 
 # Exports of `isae` carry stock names, but its training checkpoints carry its own: this class lets

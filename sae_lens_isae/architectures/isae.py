@@ -231,6 +231,17 @@ class ISAETrainingSAE(LossTermsMixin, TopKTrainingSAE):
         """
         return encode_codes(centred, self.W_enc, int(self.cfg.k), self.signed)
 
+    @override
+    def encode_again(self, ctx: StepContext) -> Float[torch.Tensor, "batch d_sae"]:
+        codes = self.encode_codes(self.process_sae_in(ctx.sae_out), ctx.dictionary)
+        return to_dense(codes.indices, codes.values, self.cfg.d_sae)
+
+    @override
+    def sample_weights(
+        self, sae_in: Float[torch.Tensor, "batch d_in"]
+    ) -> Float[torch.Tensor, "batch 1"]:
+        return inverse_norm(sae_in).square()
+
     @torch.no_grad()
     def initialize_bias(self, activations: Float[torch.Tensor, "batch d_in"]) -> None:
         """Start the shared bias at the geometric median of real activations.
@@ -255,6 +266,7 @@ class ISAETrainingSAE(LossTermsMixin, TopKTrainingSAE):
     @override
     def training_forward_pass(self, step_input: TrainStepInput) -> TrainStepOutput:
         self.begin_step(step_input)
+        self.prepare_terms(step_input.sae_in)
         sae_in, dead = step_input.sae_in, step_input.dead_neuron_mask
         term_inputs = self.term_inputs(len(sae_in))
 

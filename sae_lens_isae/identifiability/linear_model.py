@@ -20,6 +20,7 @@ from sae_lens import SAE
 from sae_lens.saes.abstopk_sae import AbsTopK
 
 from sae_lens_isae.ops.selection import select_largest
+from sae_lens_isae.ops.sparse import dense_codes
 from sae_lens_isae.solvers.codes import unit_atoms
 
 
@@ -140,12 +141,12 @@ class LinearModel:
         self, x: Float[torch.Tensor, "batch d_in"]
     ) -> tuple[Float[torch.Tensor, "batch d_sae"], Float[torch.Tensor, "batch d_sae"] | None]:
         if self.cfg.architecture() == "matching_pursuit":
-            return _dense(self._sae.encode(x)), None
+            return dense_codes(self._sae.encode(x)).float(), None
         # training SAEs and isae_me say themselves what they rank, the others show it to their hook
         encode_all = getattr(self._sae, "encode_with_hidden_pre", None)
         if encode_all is not None:
             codes, hidden_pre = encode_all(x)
-            return _dense(codes), hidden_pre.float()
+            return dense_codes(codes).float(), hidden_pre.float()
         seen: list[torch.Tensor] = []
 
         def keep(_module: object, _inputs: object, output: torch.Tensor) -> None:
@@ -153,7 +154,7 @@ class LinearModel:
 
         handle = self._sae.hook_sae_acts_pre.register_forward_hook(keep)
         try:
-            codes = _dense(self._sae.encode(x))
+            codes = dense_codes(self._sae.encode(x)).float()
         finally:
             handle.remove()
         if not seen:
@@ -188,7 +189,3 @@ _LAYER_NORM_EPSILON = 1e-5
 
 def _unchanged(x: torch.Tensor) -> torch.Tensor:
     return x
-
-
-def _dense(codes: torch.Tensor) -> Float[torch.Tensor, "batch d_sae"]:
-    return (codes.to_dense() if codes.is_sparse else codes).float()

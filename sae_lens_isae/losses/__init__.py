@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 
 from sae_lens_isae.losses.arip import ARIP, ARIPConfig
+from sae_lens_isae.losses.reweighting import Reweighting, ReweightingConfig, semantic_consistency
+from sae_lens_isae.losses.self_consistency import SelfConsistency, SelfConsistencyConfig
 from sae_lens_isae.losses.terms import (
     LossTerm,
     LossTermsMixin,
@@ -12,11 +14,11 @@ from sae_lens_isae.losses.terms import (
 
 
 @dataclass(kw_only=True)
-class LossTermsConfig(ARIPConfig):
+class LossTermsConfig(ARIPConfig, SelfConsistencyConfig, ReweightingConfig):
     """The fields of all loss terms. Stands after the SAELens config among the bases."""
 
 
-LOSS_TERMS: tuple[type[LossTerm], ...] = (ARIP,)
+LOSS_TERMS: tuple[type[LossTerm], ...] = (ARIP, SelfConsistency, Reweighting)
 
 __all__ = [
     "LOSS_TERMS",
@@ -25,4 +27,5 @@ __all__ = [
     "LossTermsMixin",
     "StepContext",
     "drop_training_state",
+    "semantic_consistency",
 ]

@@ -11,18 +11,22 @@ delta_S = max_i |lambda_i - 1|.
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from sae_lens import TrainingSAE, TrainingSAEConfig
+from sae_lens import TrainingSAEConfig
 from sae_lens.saes.abstopk_sae import AbsTopK
+from sae_lens.saes.matching_pursuit_sae import MatchingPursuitTrainingSAEConfig
 from typing_extensions import override
 
-from sae_lens_isae.losses.terms import LossTerm, Metric, StepContext
+from sae_lens_isae.losses.terms import LossTerm, LossTermsMixin, Metric, StepContext
+from sae_lens_isae.ops.compiling import not_compiled
+from sae_lens_isae.ops.lagging import LaggingCopies
 from sae_lens_isae.ops.selection import select_largest
-from sae_lens_isae.ops.sparse import gram_codes
+from sae_lens_isae.ops.sparse import dense_codes, gram_codes
 
+_L0_RATE = 0.01
+"""Share of the newest batch in the running L0."""
 _N_MEASURED = 64
 """Supports measured exactly on a logging step: eigenvalues of 64 small matrices cost little."""
 
@@ -46,13 +50,19 @@ def arip_estimate(
 
 
 def sae_supports(
-    sae: TrainingSAE[Any], hidden_pre: Float[torch.Tensor, "batch d_sae"], size: int
-) -> Int[torch.Tensor, "batch size"]:
+    ctx: StepContext, size: int, n_samples: int | None = None
+) -> Int[torch.Tensor, "samples size"]:
     """Indices of the `size` largest pre-activations: S of equation 7 where `size` is 2k.
 
     They are ranked as the SAE's own activation function ranks them, so S holds the code's support.
+    Where that is no matter of rank (thresholds, gates), active latents come first.
     """
-    signed = isinstance(sae.activation_fn, AbsTopK)
+    hidden_pre = ctx.hidden_pre.detach()[:n_samples]
+    if getattr(ctx.sae.cfg, "k", None) is None:
+        # into (-1, 1) without a change of order, and active ones above
+        hidden_pre = hidden_pre.float() / (1 + hidden_pre.abs())
+        hidden_pre = hidden_pre + 2 * (ctx.feature_acts[:n_samples] != 0)
+    signed = isinstance(ctx.sae.activation_fn, AbsTopK)
     return select_largest(hidden_pre, size, signed).indices
 
 
@@ -95,48 +105,66 @@ class ARIPConfig(TrainingSAEConfig):
         if not (math.isfinite(self.arip_weight) and self.arip_weight >= 0):
             raise ValueError(f"arip_weight must be a number >= 0, got {self.arip_weight}")
         if self.arip_weight > 0:
-            support_size(self)
+            _check_support(self)
 
 
-def support_size(cfg: TrainingSAEConfig) -> int:
-    """2k, the number of atoms on which aRIP is enforced.
-
-    Raises:
-        ValueError: The architecture has no k, or 2k exceeds d_sae.
-    """
-    k = getattr(cfg, "k", None)
-    if k is None:
+def _check_support(cfg: TrainingSAEConfig) -> None:
+    if isinstance(cfg, MatchingPursuitTrainingSAEConfig):
         raise ValueError(
-            f"arip_weight: architecture {cfg.architecture()!r} has no k, so aRIP has no support "
-            "size; set arip_weight to 0 or take an architecture with k"
+            "arip_weight: matching pursuit picks one latent after the other and has no "
+            "pre-activations to say which further latents nearly acted; set arip_weight to 0"
         )
-    size = round(2 * k)
-    if size > cfg.d_sae:
+    k = getattr(cfg, "k", None)
+    if k is not None and round(2 * k) > cfg.d_sae:
         raise ValueError(f"k: aRIP looks at 2k atoms, but 2 * {k} exceeds d_sae = {cfg.d_sae}")
-    return size
 
 
 class ARIP(LossTerm):
-    """The aRIP regulariser as a loss term: `arip_weight` times the estimate of R_aRIP."""
+    """The aRIP regulariser as a loss term: `arip_weight` times the estimate of R_aRIP.
+
+    Supports have 2k latents; without a k, twice the running mean of L0.
+    """
 
     name = "arip_loss"
+    running_l0: torch.Tensor
 
-    def __init__(self, weight: float, size: int, seed: int) -> None:
+    def __init__(self, weight: float, k: float | None, d_sae: int, seed: int) -> None:
         super().__init__()
         self.weight = weight
-        self.size = size
         self.seed = seed
+        self.k = k
+        self.d_sae = d_sae
+        if k is None:
+            self.register_buffer("running_l0", torch.zeros(()))
+        self._l0 = 0.0
+        self._copies_of_l0 = LaggingCopies()
 
     @override
     @classmethod
     def from_config(cls, cfg: TrainingSAEConfig) -> LossTerm | None:
         if not isinstance(cfg, ARIPConfig) or cfg.arip_weight == 0:
             return None
-        return cls(weight=cfg.arip_weight, size=support_size(cfg), seed=cfg.arip_seed)
+        return cls(cfg.arip_weight, getattr(cfg, "k", None), cfg.d_sae, cfg.arip_seed)
+
+    @property
+    def size(self) -> int:
+        """|S| of the present step."""
+        k = self._l0 if self.k is None else self.k
+        return min(max(round(2 * k), 2), self.d_sae)
+
+    @override
+    @torch.no_grad()
+    def prepare(self, sae: LossTermsMixin, sae_in: Float[torch.Tensor, "batch d_in"]) -> None:
+        if self.k is None:
+            if self.running_l0 == 0:
+                self.running_l0.copy_(_mean_l0(sae.encode(sae_in)))
+            self._l0 = float(self.running_l0)
 
     @override
     def inputs(self, step: int, batch_size: int, device: torch.device) -> tuple[torch.Tensor, ...]:
         """Normal noise that depends on seed and step only, so that a resumed run draws the same."""
+        for _, l0 in self._copies_of_l0.pop():
+            self._l0 = float(l0)
         # mixed by two odd constants into 32 bits: the CPU's generator ignores the bits above
         key = (self.seed * 0x9E3779B1 + step * 0x85EBCA77) % 2**32
         generator = torch.Generator(device).manual_seed(key)
@@ -145,21 +173,33 @@ class ARIP(LossTerm):
     @override
     def forward(self, ctx: StepContext, *inputs: torch.Tensor) -> Float[torch.Tensor, ""]:
         (noise,) = inputs
-        supports = sae_supports(ctx.sae, ctx.hidden_pre.detach(), self.size)
+        if self.k is None:
+            self._follow_l0(ctx.feature_acts)
+        supports = sae_supports(ctx, noise.shape[1])
         estimate = arip_estimate(ctx.dictionary, supports, noise.to(ctx.dictionary.dtype))
         return self.weight * estimate
 
+    @not_compiled
+    @torch.no_grad()
+    def _follow_l0(self, feature_acts: Float[torch.Tensor, "batch d_sae"]) -> None:
+        self.running_l0.lerp_(_mean_l0(feature_acts), _L0_RATE)
+        self._copies_of_l0.push(0, self.running_l0)
+
     @override
     def metrics(self, ctx: StepContext) -> dict[str, Metric]:
-        hidden_pre = ctx.hidden_pre.detach()[:_N_MEASURED]
-        supports = sae_supports(ctx.sae, hidden_pre, self.size)
+        supports = sae_supports(ctx, self.size, _N_MEASURED)
         measurement = ARIPMeasurement(ctx.dictionary.detach(), supports)
         return {
+            "arip_support_size": self.size,
             "r_arip": measurement.r_arip,
             "arip_delta_median": lambda: measurement.delta_quantile(0.5),
             "arip_delta_p95": lambda: measurement.delta_quantile(0.95),
             "arip_delta_max": lambda: measurement.delta_quantile(1.0),
         }
+
+
+def _mean_l0(feature_acts: torch.Tensor) -> Float[torch.Tensor, ""]:
+    return (dense_codes(feature_acts) != 0).float().sum(-1).mean()
 
 
 class ARIPMeasurement:

@@ -17,8 +17,10 @@ from jaxtyping import Float
 from sae_lens import TrainingSAE, TrainingSAEConfig
 from sae_lens.saes.sae import TrainStepInput
 from torch import nn
+from typing_extensions import override
 
 from sae_lens_isae.ops.compiling import not_compiled
+from sae_lens_isae.ops.sparse import dense_codes
 
 Metric = torch.Tensor | float | int | Callable[[], torch.Tensor | float | int]
 
@@ -28,7 +30,7 @@ class StepContext:
     """What a loss term may look at in one training step.
 
     `hidden_pre` holds the unsparsified codes, that is what the final activation function saw, and
-    `dictionary` the decoder's atoms with unit norm, differentiable in `W_dec`.
+    `dictionary` the decoder's atoms with unit norm, differentiable in `W_dec`. Codes are dense.
     """
 
     sae: LossTermsMixin
@@ -45,7 +47,8 @@ class LossTerm(nn.Module, ABC):
     `forward` may be recorded once as a CUDA graph and replayed: it must not wait for the device,
     and what changes from step to step without being a function of the batch goes through `inputs`.
     A term that keeps running statistics registers them as buffers that start at zero: they are
-    saved with training checkpoints and left out of the exported SAE.
+    saved with training checkpoints, keep their precision whatever the SAE's, and are left out of
+    the exported SAE.
     """
 
     name: ClassVar[str]
@@ -55,6 +58,14 @@ class LossTerm(nn.Module, ABC):
     @abstractmethod
     def from_config(cls, cfg: TrainingSAEConfig) -> LossTerm | None:
         """The term as `cfg` describes it, or None where `cfg` switches it off."""
+
+    def prepare(self, sae: LossTermsMixin, sae_in: Float[torch.Tensor, "batch d_in"]) -> None:
+        """Called once, with the first batch of a run, before anything is trained on it: checks of
+        the data and first values of statistics. It may wait for the device.
+
+        Raises:
+            ValueError: The term cannot work with these activations.
+        """
 
     def inputs(
         self,
@@ -73,11 +84,20 @@ class LossTerm(nn.Module, ABC):
         """What to log beside the loss; called on logging steps only."""
         return {}
 
+    @override
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> LossTerm:
+        def moved(tensor: torch.Tensor) -> torch.Tensor:
+            return fn(tensor) if tensor.is_meta else tensor.to(fn(tensor.new_empty(0)).device)
+
+        # an SAE in bfloat16 has too few digits for counts and running means: only devices change
+        return super()._apply(moved, recurse)
+
 
 class LossTermsMixin(TrainingSAE[Any]):
     """Holds the loss terms of a training SAE. Stands before the SAELens class among the bases."""
 
     loss_terms: nn.ModuleDict
+    _terms_are_prepared = False
     n_steps: int = 0
     """Training steps taken, for schedules and noise. It goes through checkpoints, where SAELens'
     own `n_training_steps` comes back one step short. Read and write it outside of what
@@ -87,6 +107,31 @@ class LossTermsMixin(TrainingSAE[Any]):
         """Create the terms that the config switches on. Called once, after `super().__init__`."""
         terms = {term.name: term.from_config(self.cfg) for term in term_classes}
         self.loss_terms = nn.ModuleDict({n: t for n, t in terms.items() if t is not None})
+
+    @not_compiled
+    def prepare_terms(self, sae_in: Float[torch.Tensor, "batch d_in"]) -> None:
+        """Let every term look at the first batch; nothing on later steps."""
+        if not self._terms_are_prepared:
+            for _, term in self._terms():
+                term.prepare(self, sae_in)
+            self._terms_are_prepared = True
+
+    def encode_again(self, ctx: StepContext) -> Float[torch.Tensor, "batch d_sae"]:
+        """Codes of this step's reconstruction: the second half of the latent self-map (paper 5,
+        equation 24)."""
+        return dense_codes(self.encode_with_hidden_pre(ctx.sae_out)[0])
+
+    def code_scale(self) -> Float[torch.Tensor, " d_sae"] | float:
+        """What brings codes into units of unit-norm atoms."""
+        rescaled = getattr(self.cfg, "rescale_acts_by_decoder_norm", False)
+        return 1.0 if rescaled else self.W_dec.norm(dim=-1)
+
+    def sample_weights(
+        self,
+        sae_in: Float[torch.Tensor, "batch d_in"],  # noqa: ARG002
+    ) -> Float[torch.Tensor, "batch 1"] | float:
+        """What squared errors of a sample are multiplied with in this SAE's reconstruction loss."""
+        return 1.0
 
     @not_compiled
     def term_inputs(self, batch_size: int) -> tuple[tuple[torch.Tensor, ...], ...]:

@@ -33,6 +33,11 @@ def to_dense(indices: Indices, values: Weights, n_rows: int) -> Float[torch.Tens
     return values.new_zeros(len(values), n_rows).scatter_add_(-1, indices, values)
 
 
+def dense_codes(codes: torch.Tensor) -> Float[torch.Tensor, "batch d_sae"]:
+    """Codes as an ordinary tensor; SAELens' TopK can give sparse ones."""
+    return codes.to_dense() if codes.is_sparse else codes
+
+
 @torch.no_grad()
 def sum_rows(
     matrix: Float[torch.Tensor, "rows columns"], indices: Indices, weights: Weights

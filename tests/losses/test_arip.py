@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sae_lens.registry import get_sae_training_class
 
+from sae_lens_isae import RegularizedGatedTrainingSAEConfig
+from sae_lens_isae.losses import StepContext
 from sae_lens_isae.losses.arip import (
     arip_delta,
     arip_estimate,
     gram_eigenvalues,
     r_arip,
+    sae_supports,
 )
 from sae_lens_isae.ops.selection import select_largest
 from tests.architectures.test_recipe import step_input
-from tests.conftest import BATCH, Activations, K, isae_config, make_sae, make_trainer
+from tests.conftest import (
+    BATCH,
+    D_IN,
+    D_SAE,
+    Activations,
+    K,
+    isae_config,
+    make_sae,
+    make_trainer,
+)
 
 
 def random_problem(seed, d_sae=30, d_in=12, n=4, size=6):
@@ -123,3 +138,47 @@ def test_measurement_is_logged_on_logging_steps_only():
     assert log["metrics/arip_delta_max"] == pytest.approx(delta.max().item(), rel=1e-4)
     assert log["metrics/arip_delta_median"] <= log["metrics/arip_delta_p95"] <= delta.max() + 1e-6
     assert "losses/arip_loss" in log
+
+
+@pytest.mark.parametrize("architecture", ["standard", "jumprelu", "gated"])
+def test_without_k_supports_have_twice_the_running_l0(architecture):
+    cfg = get_sae_training_class(f"regularized_{architecture}")[1](D_IN, D_SAE, arip_weight=0.1)
+    sae = make_sae(cfg)
+    term = sae.loss_terms["arip_loss"]
+    with torch.no_grad():
+        getattr(sae, "b_gate" if architecture == "gated" else "b_enc").fill_(-0.3)
+    data = Activations(0.5)
+    running = None
+    for _ in range(5):
+        step = replace(step_input(next(data)), coefficients={"l1": 1.0, "l0": 1.0})
+        step.is_logging_step = True
+        l0 = (sae.encode(step.sae_in) != 0).float().sum(1).mean().item()
+        running = l0 if running is None else running
+        expected = round(2 * running)
+        assert 2 < expected < D_SAE
+        assert sae.training_forward_pass(step).metrics["arip_support_size"] == expected
+        running += 0.01 * (l0 - running)
+        assert term.running_l0.item() == pytest.approx(running, rel=1e-5)
+        with torch.no_grad():
+            sae.W_enc.mul_(3)
+
+
+def test_where_gates_decide_active_latents_come_first():
+    sae = make_sae(RegularizedGatedTrainingSAEConfig(D_IN, D_SAE, arip_weight=0.1))
+    acts, hidden_pre = torch.zeros(2, D_SAE), torch.randn(2, D_SAE)
+    hidden_pre[:, 7] = 1e6  # a large magnitude behind a closed gate
+    acts[0, [3, 5]] = hidden_pre[0, [3, 5]] = 1e-3
+    ctx = StepContext(sae, step_input(torch.randn(2, D_IN)), acts, hidden_pre, acts, sae.W_dec)
+    (three,) = sae_supports(ctx, 3, n_samples=1).tolist()
+    assert set(three) == {3, 5, 7}
+
+
+def test_a_resumed_run_goes_on_with_its_l0(tmp_path):
+    cfg = RegularizedGatedTrainingSAEConfig(D_IN, D_SAE, arip_weight=0.1)
+    sae = make_sae(cfg)
+    make_trainer(sae, Activations(0.5), 4).fit()
+    sae.save_model(tmp_path)
+    resumed = make_sae(cfg)
+    resumed.load_weights_from_checkpoint(tmp_path)
+    resumed.prepare_terms(next(Activations(9.0, seed=5)))
+    assert resumed.loss_terms["arip_loss"].size == sae.loss_terms["arip_loss"].size
