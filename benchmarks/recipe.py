@@ -21,7 +21,7 @@ from parallel import measure_missing
 from provenance import provenance
 from sae_lens import TrainingSAE
 from sae_lens.synthetic import SyntheticModel
-from synthetic_study import SETTING, SIZES, against_truth, held_out_samples, train
+from synthetic_study import PAPER, SETTING, SIZES, against_truth, held_out_samples, train
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -93,9 +93,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "iSAE, aRIP 0.1": {"variant": "iSAE", "arip_weight": 0.1},
 }
 TRIALS: dict[str, Trial] = {
-    f"{data}: {name}": trial(data, **changes)
-    for name, changes in CHANGES.items()
-    for data in GENERATORS
+    f"{data}: {name}": trial(data, **changes) for name, changes in CHANGES.items() for data in PAPER
 }
 
 
@@ -182,7 +180,7 @@ def main() -> None:
     parser.add_argument(
         "--trials", nargs="+", choices=list(TRIALS), default=list(TRIALS), metavar="TRIAL"
     )
-    parser.add_argument("--data", nargs="+", choices=list(GENERATORS), default=list(GENERATORS))
+    parser.add_argument("--data", nargs="+", choices=list(PAPER), default=list(PAPER))
     parser.add_argument("--jobs", type=int, default=3 * max(torch.cuda.device_count(), 1))
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--print", action="store_true", help="print the log and stop")

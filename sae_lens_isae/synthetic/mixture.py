@@ -6,7 +6,11 @@ import torch
 from jaxtyping import Float
 from sae_lens.synthetic import SyntheticModel
 
-from sae_lens_isae.synthetic.signed import seed_of_concepts, signed_synthetic_model
+from sae_lens_isae.synthetic.signed import (
+    SignedSparseGenerator,
+    seed_of_concepts,
+    synthetic_model,
+)
 
 
 def mixture_atoms(
@@ -46,6 +50,5 @@ def mixture_synthetic_model(
 ) -> SyntheticModel:
     """`signed_synthetic_model` with clustered concepts; see `mixture_atoms`."""
     atoms = mixture_atoms(num_features, hidden_dim, n_clusters, similarity, seed)
-    model = signed_synthetic_model(num_features, hidden_dim, k, seed, device)
-    model.feature_dict.feature_vectors.data.copy_(atoms)
-    return model
+    generator = SignedSparseGenerator(num_features, k, device)
+    return synthetic_model(generator, hidden_dim, seed, device, atoms)

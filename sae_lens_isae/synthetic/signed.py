@@ -45,6 +45,23 @@ def seed_of_concepts(seed: int) -> int:
     return int(torch.randint(2**31, (), generator=torch.Generator().manual_seed(seed)))
 
 
+def synthetic_model(
+    generator: ActivationGenerator,
+    hidden_dim: int,
+    seed: int,
+    device: str,
+    atoms: Float[torch.Tensor, "features hidden"] | None = None,
+) -> SyntheticModel:
+    """A SAELens synthetic model without bias; concepts are i.i.d. on the sphere unless given."""
+    cfg = SyntheticModelConfig(
+        generator.num_features, hidden_dim, bias=False, seed=seed_of_concepts(seed)
+    )
+    model = SyntheticModel(cfg, activation_generator=generator, device=device)
+    if atoms is not None:
+        model.feature_dict.feature_vectors.data.copy_(atoms)
+    return model
+
+
 def signed_synthetic_model(
     num_features: int, hidden_dim: int, k: int, seed: int = 0, device: str = "cpu"
 ) -> SyntheticModel:
@@ -53,8 +70,5 @@ def signed_synthetic_model(
     Hand it to `SyntheticSAERunner(cfg, override_synthetic_model=...)`. Only the concepts depend on
     `seed`; the codes come from torch's global generator.
     """
-    return SyntheticModel(
-        SyntheticModelConfig(num_features, hidden_dim, bias=False, seed=seed_of_concepts(seed)),
-        activation_generator=SignedSparseGenerator(num_features, k, device),
-        device=device,
-    )
+    generator = SignedSparseGenerator(num_features, k, device)
+    return synthetic_model(generator, hidden_dim, seed, device)

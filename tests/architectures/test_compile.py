@@ -11,7 +11,14 @@ from tests.conftest import VARIANTS, Activations, isae_config, make_sae, make_tr
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_compiled_training_equals_eager_and_does_not_compile_every_step_anew(variant):
     torch.compiler.reset()
-    settings = {"resample_until": 15, "resample_every": 2}
+    settings = {
+        "resample_until": 15,
+        "resample_every": 2,
+        "wsae_alpha": 0.5,
+        "self_consistency_weight": 0.5,
+        "self_consistency_warm_up_start": 3,
+        "self_consistency_warm_up_end": 6,
+    }
     if variant.startswith("iSAE-ME"):
         settings["encoder_warm_up_steps"] = 2
     saes = [make_sae(isae_config(variant, **settings)) for _ in range(2)]

@@ -12,7 +12,7 @@ import torch
 from sae_lens_isae.ops.fused_adam import _fuse, fuse_adam_of
 from sae_lens_isae.ops.graphs import GraphedStep, _as_new_leaves
 from sae_lens_isae.ops.lagging import LaggingCopies
-from tests.conftest import Activations, isae_config, make_sae, make_trainer
+from tests.conftest import BATCH, Activations, isae_config, make_sae, make_trainer
 
 
 def test_copies_from_a_cpu_come_back_at_once_and_keep_their_value():
@@ -135,6 +135,25 @@ def test_a_trained_sae_can_be_copied_and_trained_on(device):
     assert torch.equal(other(x), sae(x))
     make_trainer(other, Activations(), 6, device=device).fit()
     assert not torch.equal(other(x), sae(x))
+
+
+@pytest.mark.parametrize("device", [pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_statistics_of_loss_terms_count_every_step_once(device):
+    settings = {
+        "wsae_alpha": 1.0,
+        "self_consistency_weight": 1.0,
+        "self_consistency_warm_up_start": 2,
+        "self_consistency_warm_up_end": 9,
+    }
+    saes = []
+    for cuda_graph in (False, True):
+        sae = make_sae(isae_config("iSAE-ME", device=device, cuda_graph=cuda_graph, **settings))
+        make_trainer(sae, Activations(0.5), 12, device=device).fit()
+        saes.append(sae)
+    eager, replayed = (sae.loss_terms["wsae_loss"] for sae in saes)
+    assert eager.n_samples == replayed.n_samples == 12 * BATCH
+    torch.testing.assert_close(eager.statistic, replayed.statistic)
+    torch.testing.assert_close(saes[0].W_dec, saes[1].W_dec, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("device", [pytest.param("cuda", marks=pytest.mark.gpu)])
