@@ -1,6 +1,7 @@
 """Latent self-consistency where the latents are known: Figures 1 to 3 of paper 5, appendix B.2.
 
     python benchmarks/latent_recovery.py            # 30 seeds; --seeds 3 for a look
+    python benchmarks/latent_recovery.py --draw     # the figures again, from the result file
 
 Blind mixing x_p = W_p x with the decoder held at W_p; an encoder relu(x_p W_enc) without biases is
 trained on reconstruction + lambda * certificate, or with the weights of WSAE. Every k, seed and
@@ -10,6 +11,7 @@ setting is a model of its own; all of one correlation rho are trained as one bat
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from dataclasses import dataclass
 from itertools import pairwise
@@ -21,7 +23,7 @@ from figures import keep_figure
 from jaxtyping import Float
 from plotly.colors import qualitative
 from plotly.subplots import make_subplots
-from provenance import write_result
+from provenance import RESULTS, write_result
 from scipy.stats import spearmanr
 from tqdm.auto import trange
 
@@ -232,7 +234,7 @@ def draw(correlation: float, found: dict[str, Any]) -> None:
         col=4,
     )
     for column in (1, 2, 3):
-        fig.update_xaxes(type="log", title="lambda", row=1, col=column)
+        fig.update_xaxes(type="log", title="lambda", tickvals=LAMBDAS[1:], row=1, col=column)
         fig.update_yaxes(type="log", row=1, col=column)
     fig.update_xaxes(type="log", title="k", tickvals=KS, row=1, col=4)
     fig.update_layout(
@@ -248,7 +250,13 @@ def main() -> None:
     )
     parser.add_argument("--seeds", type=int, default=30)
     parser.add_argument("--steps", type=int, default=N_STEPS)
+    parser.add_argument("--draw", action="store_true", help="draw what was measured and stop")
     args = parser.parse_args()
+    if args.draw:
+        kept = json.loads((RESULTS / "latent_recovery.json").read_text())
+        for correlation in CORRELATIONS:
+            draw(correlation, kept[f"rho {correlation:g}"])
+        return
     start = time.perf_counter()
     results: dict[str, Any] = {}
     for correlation in CORRELATIONS:

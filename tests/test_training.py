@@ -14,6 +14,7 @@ from tests.conftest import D_IN, D_SAE, K
 
 VARIANT_FIELDS = ("activation", "arip_weight", "encoder_steps", "step_matrix")
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
+OF_PAPER_1 = [path for path in CONFIGS if path.stem.endswith(("topk", "isae", "isae_me"))]
 
 
 def test_every_kind_of_value_comes_through(tmp_path):
@@ -44,7 +45,19 @@ logger: {log_to_wandb: false, wandb_project: p}
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_shipped_configs_say_what_their_name_says(path):
+def test_shipped_configs_arrive_whole(path):
+    cfg = load_runner_config(path, [])
+    # a key that SAELens dropped would go unnoticed in a flag that it renamed
+    settings = yaml.safe_load(path.read_text())
+    for name in settings.keys() - {"sae", "logger"}:
+        assert getattr(cfg, name) == settings[name]
+    for name in settings["sae"].keys() - {"architecture"}:
+        assert getattr(cfg.sae, name) == settings["sae"][name]
+    assert cfg.sae.architecture() == settings["sae"]["architecture"]
+
+
+@pytest.mark.parametrize("path", OF_PAPER_1, ids=lambda path: path.stem)
+def test_configs_of_paper_1_say_what_their_name_says(path):
     cfg = load_runner_config(path, [])
     model, variant = path.stem.split("_", 1)
     expected = {
@@ -59,15 +72,24 @@ def test_shipped_configs_say_what_their_name_says(path):
         assert (cfg.training_tokens, cfg.train_batch_size_tokens) == (512_000_000, 2048)
         assert (cfg.sae.d_in, cfg.sae.d_sae, cfg.sae.k) == (768, 4096, 40)
         assert abs(cfg.n_batches_in_buffer * cfg.context_size - 500_000) < cfg.context_size
-    # a key that SAELens dropped would go unnoticed in a flag that it renamed
-    settings = yaml.safe_load(path.read_text())
-    for name in settings.keys() - {"sae", "logger"}:
-        assert getattr(cfg, name) == settings[name]
+
+
+@pytest.mark.parametrize(("name", "weight"), [("relu", 10.0), ("topk", 0.5)])
+def test_configs_of_paper_5_have_its_setting(name, weight):
+    (path,) = [path for path in CONFIGS if path.stem == f"gpt2_{name}_self_consistency"]
+    cfg = load_runner_config(path, [])
+    assert cfg.hook_name == "blocks.10.hook_resid_post"  # gpt2 has 12 blocks
+    assert cfg.training_tokens == 3000 * cfg.train_batch_size_tokens == 3000 * 16 * 128
+    assert (cfg.lr, cfg.sae.d_sae, cfg.sae.self_consistency_weight) == (1e-3, 2048, weight)
+    assert cfg.sae.self_consistency_warm_up_start == 600
+    assert cfg.sae.self_consistency_warm_up_end == 1200
+    assert getattr(cfg.sae, "k", None) == (32 if name == "topk" else None)
+    assert getattr(cfg.sae, "l1_coefficient", None) == (10 if name == "relu" else None)
 
 
 def test_the_four_configs_of_a_model_differ_in_the_variant_only():
     for model in ("pythia160m", "smollm2"):
-        texts = [yaml.safe_load(p.read_text()) for p in CONFIGS if p.stem.startswith(model)]
+        texts = [yaml.safe_load(p.read_text()) for p in OF_PAPER_1 if p.stem.startswith(model)]
         assert len(texts) == 4
         for settings in texts:
             settings.pop("output_path")

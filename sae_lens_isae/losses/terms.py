@@ -106,7 +106,8 @@ class LossTermsMixin(TrainingSAE[Any]):
     def build_loss_terms(self, term_classes: Iterable[type[LossTerm]]) -> None:
         """Create the terms that the config switches on. Called once, after `super().__init__`."""
         terms = {term.name: term.from_config(self.cfg) for term in term_classes}
-        self.loss_terms = nn.ModuleDict({n: t for n, t in terms.items() if t is not None})
+        present = nn.ModuleDict({n: t for n, t in terms.items() if t is not None})
+        self.loss_terms = present.to(self.device)
 
     @not_compiled
     def prepare_terms(self, sae_in: Float[torch.Tensor, "batch d_in"]) -> None:

@@ -4,24 +4,18 @@ from __future__ import annotations
 
 import torch
 from jaxtyping import Float
-from sae_lens.synthetic import ActivationGenerator, SyntheticModel
+from sae_lens.synthetic import SyntheticModel
 from typing_extensions import override
 
 from sae_lens_isae.ops.sparse import to_dense
 from sae_lens_isae.synthetic.mixture import mixture_atoms
-from sae_lens_isae.synthetic.signed import synthetic_model
+from sae_lens_isae.synthetic.signed import KSparseGenerator, synthetic_model
 
 _SMALLEST = 0.5
 
 
-class UniformSparseGenerator(ActivationGenerator):
+class UniformSparseGenerator(KSparseGenerator):
     """`k` latents of every sample are active, any k alike, with amplitudes uniform in [0.5, 1]."""
-
-    def __init__(self, num_features: int, k: int, device: torch.device | str = "cpu") -> None:
-        if not 1 <= k <= num_features:
-            raise ValueError(f"k must be between 1 and num_features = {num_features}, got {k}")
-        super().__init__(num_features, firing_probabilities=k / num_features, device=device)
-        self.k = k
 
     @override
     @torch.no_grad()

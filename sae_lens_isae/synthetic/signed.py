@@ -18,14 +18,18 @@ from sae_lens_isae.ops.selection import select_largest
 from sae_lens_isae.ops.sparse import to_dense
 
 
-class SignedSparseGenerator(ActivationGenerator):
-    """Unit Gaussian codes, all but the `k` largest magnitudes set to zero."""
+class KSparseGenerator(ActivationGenerator):
+    """Codes with exactly `k` active entries; a subclass says which and how large."""
 
     def __init__(self, num_features: int, k: int, device: torch.device | str = "cpu") -> None:
         if not 1 <= k <= num_features:
             raise ValueError(f"k must be between 1 and num_features = {num_features}, got {k}")
         super().__init__(num_features, firing_probabilities=k / num_features, device=device)
         self.k = k
+
+
+class SignedSparseGenerator(KSparseGenerator):
+    """Unit Gaussian codes, all but the `k` largest magnitudes set to zero."""
 
     @override
     @torch.no_grad()
