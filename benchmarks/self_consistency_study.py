@@ -100,7 +100,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--tokens", type=int, default=384_000)
+    parser.add_argument("--tokens", type=int, default=256_000)
     parser.add_argument("--held-out", type=int, default=20_000)
     args = parser.parse_args()
     n_steps = args.tokens // BATCH
