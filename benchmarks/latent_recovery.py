@@ -28,6 +28,7 @@ from scipy.stats import spearmanr
 from tqdm.auto import trange
 
 from sae_lens_isae.identifiability.latent_recovery import lemma_1, reweighting_gap, theorem_2
+from sae_lens_isae.losses.reweighting import squared_weights
 from sae_lens_isae.synthetic import UniformSparseGenerator, mixture_atoms
 
 N_LATENTS, D_IN = 64, 32
@@ -51,10 +52,11 @@ class Problem:
     """lambda of every setting."""
     n_seeds: int
 
-    def latents(self, n: int) -> Float[torch.Tensor, "groups samples latents"]:
-        """Fresh latents, k of them active, for every k and seed."""
-        draws = [UniformSparseGenerator(N_LATENTS, k).sample(self.n_seeds * n) for k in KS]
-        return torch.cat([draw.view(self.n_seeds, n, N_LATENTS) for draw in draws])
+
+def draw_latents(n_seeds: int, n: int) -> Float[torch.Tensor, "groups samples latents"]:
+    """Fresh latents, k of them active, for every k and seed."""
+    draws = [UniformSparseGenerator(N_LATENTS, k).sample(n_seeds * n) for k in KS]
+    return torch.cat([draw.view(n_seeds, n, N_LATENTS) for draw in draws])
 
 
 def make_problem(correlation: float, n_seeds: int) -> Problem:
@@ -62,14 +64,11 @@ def make_problem(correlation: float, n_seeds: int) -> Problem:
     concepts = torch.stack(
         [mixture_atoms(N_LATENTS, D_IN, 1, correlation, seed) for seed in range(n_seeds)]
     ).repeat(len(KS), 1, 1)
-    problem = Problem(concepts, torch.empty(0), torch.empty(0), n_seeds)
-    variance = (problem.latents(4096) @ concepts).var(1, correction=0)
-    plain = torch.ones(len(LAMBDAS), *variance.shape)
-    powers = torch.stack([variance ** (2 * alpha) for alpha in ALPHAS])
-    weights = torch.cat([plain, powers / powers.mean(-1, keepdim=True)])
-    return Problem(
-        concepts, weights, torch.tensor([*LAMBDAS, *(0.0 for _ in ALPHAS)])[:, None], n_seeds
-    )
+    variance = (draw_latents(n_seeds, 4096) @ concepts).var(1, correction=0)
+    exponents = [*(0.0 for _ in LAMBDAS), *ALPHAS]
+    weights = torch.stack([squared_weights(variance, alpha) for alpha in exponents])
+    lambdas = torch.tensor([*LAMBDAS, *(0.0 for _ in ALPHAS)])
+    return Problem(concepts, weights, lambdas[:, None], n_seeds)
 
 
 def codes_and_again(
@@ -93,7 +92,7 @@ def train(problem: Problem, n_steps: int) -> Float[torch.Tensor, "settings group
     )
     gamma = problem.squared_weights[..., None, :]
     for _ in trange(n_steps, desc="latent recovery", unit="step"):
-        x = problem.latents(BATCH) @ problem.concepts
+        x = draw_latents(problem.n_seeds, BATCH) @ problem.concepts
         codes, rebuilt, again = codes_and_again(problem, encoder, x)
         loss = (gamma * (x - rebuilt) ** 2).sum(-1).mean(-1)
         loss = loss + problem.weight * ((again - codes) ** 2).sum(-1).mean(-1)
@@ -117,7 +116,7 @@ def by_k(problem: Problem, values: torch.Tensor) -> list[dict[str, list[float]]]
 @torch.no_grad()
 def measure(problem: Problem, encoder: torch.Tensor) -> dict[str, Any]:
     """Errors, certificate and bounds on fresh samples."""
-    latents = problem.latents(N_TEST)
+    latents = draw_latents(problem.n_seeds, N_TEST)
     x = latents @ problem.concepts
     codes, rebuilt, again = codes_and_again(problem, encoder, x)
     error, moved = (codes - latents).norm(dim=-1), (again - codes).norm(dim=-1)

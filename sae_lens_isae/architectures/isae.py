@@ -4,7 +4,6 @@ The exported SAE is SAELens' own `topk` or `abstopk` and needs nothing from this
 """
 
 import itertools
-import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -41,6 +40,7 @@ from sae_lens_isae.losses import (
     LossTermsConfig,
     LossTermsMixin,
     StepContext,
+    check_weight,
     drop_training_state,
 )
 from sae_lens_isae.ops.compiling import not_compiled
@@ -145,10 +145,7 @@ class ISAETrainingSAEConfig(TopKTrainingSAEConfig, LossTermsConfig):
                 f"k: the recipe looks at 2k latents, but 2 * {self.k} exceeds d_sae = {self.d_sae}"
             )
         _check_activation(self.activation)
-        if not (math.isfinite(self.aux_loss_coefficient) and self.aux_loss_coefficient >= 0):
-            raise ValueError(
-                f"aux_loss_coefficient must be a number >= 0, got {self.aux_loss_coefficient}"
-            )
+        check_weight(self, "aux_loss_coefficient")
         if self.resample_until < 0:
             raise ValueError(f"resample_until must be >= 0, got {self.resample_until}")
         if self.resample_every < 1:

@@ -9,6 +9,7 @@ from sae_lens_isae.losses.terms import (
     LossTerm,
     LossTermsMixin,
     StepContext,
+    check_weight,
     drop_training_state,
 )
 
@@ -26,6 +27,7 @@ __all__ = [
     "LossTermsConfig",
     "LossTermsMixin",
     "StepContext",
+    "check_weight",
     "drop_training_state",
     "semantic_consistency",
 ]

@@ -8,7 +8,6 @@ with G_S the Gram matrix of the unit-norm atoms in S, and the aRIP constant on S
 delta_S = max_i |lambda_i - 1|.
 """
 
-import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -19,7 +18,13 @@ from sae_lens.saes.abstopk_sae import AbsTopK
 from sae_lens.saes.matching_pursuit_sae import MatchingPursuitTrainingSAEConfig
 from typing_extensions import override
 
-from sae_lens_isae.losses.terms import LossTerm, LossTermsMixin, Metric, StepContext
+from sae_lens_isae.losses.terms import (
+    LossTerm,
+    LossTermsMixin,
+    Metric,
+    StepContext,
+    check_weight,
+)
 from sae_lens_isae.ops.compiling import not_compiled
 from sae_lens_isae.ops.lagging import LaggingCopies
 from sae_lens_isae.ops.selection import select_largest
@@ -102,8 +107,7 @@ class ARIPConfig(TrainingSAEConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not (math.isfinite(self.arip_weight) and self.arip_weight >= 0):
-            raise ValueError(f"arip_weight must be a number >= 0, got {self.arip_weight}")
+        check_weight(self, "arip_weight")
         if self.arip_weight > 0:
             _check_support(self)
 

@@ -88,6 +88,14 @@ def semantic_consistency(
     return counts.amax(0) / total
 
 
+def squared_weights(
+    statistic: Float[torch.Tensor, "*models d_in"], alpha: float
+) -> Float[torch.Tensor, "*models d_in"]:
+    """The diagonal of Gamma^2 for Gamma = diag(statistic^alpha), scaled to a mean of 1."""
+    power = (statistic / statistic.amax(-1, keepdim=True)) ** (2 * alpha)
+    return power / power.mean(-1, keepdim=True)
+
+
 class Reweighting(LossTerm):
     """What WSAE adds to the unweighted loss, so that `mse_loss` stays comparable: the sum of the
     two is L_WSAE. The inner losses of `matryoshka_batchtopk` and the gate's reconstruction loss of
@@ -117,9 +125,9 @@ class Reweighting(LossTerm):
     @torch.no_grad()
     def prepare(self, sae: LossTermsMixin, sae_in: Float[torch.Tensor, "batch d_in"]) -> None:
         if self.labelled is not None:
-            if not self.n_samples:
+            # a resumed run has it, and need not find the file again
+            if not self.statistic.any():
                 self.statistic.copy_(_consistency_of_file(self.labelled, sae.cfg.d_in))
-                self.n_samples.fill_(1)
             return
         constant = (sae_in.float().var(dim=0, correction=0) == 0) & (self.statistic == 0)
         if constant.any():
@@ -148,8 +156,7 @@ class Reweighting(LossTerm):
 
     def squared_weights(self) -> Float[torch.Tensor, " d_in"]:
         """gamma^2 of every dimension; their mean is 1."""
-        power = (self.statistic / self.statistic.max()) ** (2 * self.alpha)
-        return power / power.mean()
+        return squared_weights(self.statistic, self.alpha)
 
     @torch.no_grad()
     def _update_variance(self, sae_in: Float[torch.Tensor, "batch d_in"]) -> None:

@@ -10,7 +10,6 @@ is the term. On TopK-like codes only the coordinates in the support of x_m count
 penalise that a support may switch.
 """
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +18,7 @@ from sae_lens import TrainingSAEConfig
 from sae_lens.saes.matching_pursuit_sae import MatchingPursuitTrainingSAEConfig
 from typing_extensions import override
 
-from sae_lens_isae.losses.terms import LossTerm, Metric, StepContext
+from sae_lens_isae.losses.terms import LossTerm, Metric, StepContext, check_weight
 
 
 @dataclass(kw_only=True)
@@ -36,16 +35,17 @@ class SelfConsistencyConfig(TrainingSAEConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        weight = self.self_consistency_weight
-        if not (math.isfinite(weight) and weight >= 0):
-            raise ValueError(f"self_consistency_weight must be a number >= 0, got {weight}")
+        check_weight(self, "self_consistency_weight")
         start, end = self.self_consistency_warm_up_start, self.self_consistency_warm_up_end
         if not 0 <= start <= end:
             raise ValueError(
                 "self_consistency_warm_up_start must be >= 0 and not come after "
                 f"self_consistency_warm_up_end, got {start} and {end}"
             )
-        if weight > 0 and self.normalize_activations in ("constant_norm_rescale", "layer_norm"):
+        if self.self_consistency_weight > 0 and self.normalize_activations in (
+            "constant_norm_rescale",
+            "layer_norm",
+        ):
             raise ValueError(
                 "self_consistency_weight: with normalize_activations="
                 f"{self.normalize_activations!r} a reconstruction is normalised anew before it is "
@@ -108,11 +108,10 @@ class SelfConsistency(LossTerm):
         moved = self._moved(ctx, again).norm(dim=-1)
         active = ctx.feature_acts != 0
         n_active = active.sum().clamp_min(1)
+        has_code = norm > 0
         return {
             "self_consistency_weight": self.weight_at(ctx.sae.n_steps),
-            "self_consistency_residual": (moved / norm.clamp_min(torch.finfo(norm.dtype).tiny))[
-                norm > 0
-            ].mean(),
+            "self_consistency_residual": (moved[has_code] / norm[has_code]).mean(),
             "self_consistency_kept": (active & (again != 0)).sum() / n_active,
         }
 

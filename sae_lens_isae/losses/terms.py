@@ -7,6 +7,7 @@ term by name, and a training class needs only the methods of `LossTermsMixin`.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -91,6 +92,13 @@ class LossTerm(nn.Module, ABC):
 
         # an SAE in bfloat16 has too few digits for counts and running means: only devices change
         return super()._apply(moved, recurse)
+
+
+def check_weight(cfg: TrainingSAEConfig, name: str) -> None:
+    """Raise a ValueError unless the field `name` can be the weight of a loss."""
+    weight = getattr(cfg, name)
+    if not (math.isfinite(weight) and weight >= 0):
+        raise ValueError(f"{name} must be a number >= 0, got {weight}")
 
 
 class LossTermsMixin(TrainingSAE[Any]):
