@@ -168,7 +168,8 @@ def print_log(rows: list[dict[str, Any]]) -> None:
     print("| trial | steps | MSE | DCS to truth | lost | twins |")
     print("|---|---|---|---|---|---|")
     for r in rows:
-        found = f"{r['mse']:.5f} | {r['dcs_to_truth']:.4f} | {r['lost']} | {r['twins']}"
+        mse = f"{r['mse']:.5f}" if r["mse"] < 10 else f"{r['mse']:.1e}"
+        found = f"{mse} | {r['dcs_to_truth']:.4f} | {r['lost']} | {r['twins']}"
         print(f"| {r['trial']} | {r['steps']} | {found} |")
 
 

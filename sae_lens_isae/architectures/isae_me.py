@@ -93,12 +93,14 @@ class ISAEMETrainingSAEConfig(ISAETrainingSAEConfig):
     """Train iSAE-ME: the recipe of `isae` with the multistep encoder."""
 
     encoder_steps: int = 5
-    """T, the number of encoder steps; the paper uses 5 and finds 3 to 10 alike."""
+    """T, the number of encoder steps; the paper uses 5 and finds 3 to 10 alike. Where many atoms
+    are near each other, 10 can lose latents or let codes grow without bound."""
     step_matrix: StepMatrix = "tied"
     """'tied': S = I - W_dec W_enc, which is what S is where it solves the sparse coding problem
     (Gregor & LeCun 2010), no parameters; 'full': the paper's learned S with d_sae^2 entries."""
     encoder_warm_up_steps: int = 0
-    """Training steps with a one-step encoder before S joins in; 0 is the paper's recipe."""
+    """Training steps with a one-step encoder before S joins in; 0 is the paper's recipe. Helps the
+    full S, which starts at zero, find latents on data without clusters."""
 
     def __post_init__(self) -> None:
         _check_multistep(self.encoder_steps, self.step_matrix)

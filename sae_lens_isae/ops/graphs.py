@@ -56,7 +56,7 @@ class GraphedStep:
             if len(self._graphs) == _MOST_GRAPHS:
                 oldest = next(iter(self._graphs))
                 del self._graphs[oldest], self._calls[oldest]
-            with _as_new_leaves(module, parameters) as leaves:
+            with _as_new_leaves(module, parameters) as leaves, _buffers_restored(module):
                 self._graphs[key] = _capture(function, inputs, leaves)
         return self._graphs[key](*inputs, *parameters.values())
 
@@ -97,6 +97,16 @@ def _as_new_leaves(
         yield list(leaves.values())
     finally:
         _place(module, parameters)
+
+
+@contextmanager
+def _buffers_restored(module: nn.Module) -> Generator[None, None, None]:
+    """Undo what the warm-up calls before a capture add to running statistics."""
+    before = [(buffer, buffer.clone()) for buffer in module.buffers()]
+    yield
+    with torch.no_grad():
+        for buffer, value in before:
+            buffer.copy_(value)
 
 
 def _place(module: nn.Module, parameters: dict[str, nn.Parameter]) -> None:

@@ -9,6 +9,7 @@ import gc
 import pytest
 import torch
 
+from sae_lens_isae.ops import graphs
 from sae_lens_isae.ops.fused_adam import _fuse, fuse_adam_of
 from sae_lens_isae.ops.graphs import GraphedStep, _as_new_leaves
 from sae_lens_isae.ops.lagging import LaggingCopies
@@ -154,6 +155,21 @@ def test_statistics_of_loss_terms_count_every_step_once(device):
     assert eager.n_samples == replayed.n_samples == 12 * BATCH
     torch.testing.assert_close(eager.statistic, replayed.statistic)
     torch.testing.assert_close(saes[0].W_dec, saes[1].W_dec, rtol=1e-3, atol=1e-3)
+
+
+def test_calls_before_a_capture_leave_running_statistics(monkeypatch):
+    def call_first(function, inputs, **_):
+        for _ in range(3):
+            function(*inputs)
+        return function
+
+    monkeypatch.setattr(torch.cuda, "make_graphed_callables", call_first)
+    monkeypatch.setattr(graphs, "_can_capture", lambda _: True)
+    module = torch.nn.BatchNorm1d(2)
+    step = GraphedStep()
+    for _ in range(6):
+        step(lambda x: (module(x),), (torch.rand(4, 2),), module, 0)
+    assert module.num_batches_tracked == 6
 
 
 @pytest.mark.parametrize("device", [pytest.param("cuda", marks=pytest.mark.gpu)])
