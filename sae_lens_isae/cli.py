@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 import typer
@@ -156,12 +156,11 @@ def pairwise(
     from sae_lens_isae.measuring import Inputs, run_pairwise  # noqa: PLC0415
     from sae_lens_isae.report import tables  # noqa: PLC0415
 
-    if table not in ("parquet", "csv"):
-        raise ValueError(f"table must be parquet or csv, got {table!r}")
+    table_format = _table_format(table)
     report = run_pairwise(
         Inputs(saes, activations, model, text, samples, device, seed),
         out,
-        table,
+        table_format,
         n_oracle_samples=oracle_samples,
         oracle_k=oracle_k,
         found_cosine=found,
@@ -213,6 +212,99 @@ def audit(
 
 
 @app.command()
+def recode(
+    saes: Annotated[
+        list[str] | None,
+        typer.Argument(help="SAEs: folders, release/sae_id, or user/repository/sae_id on the hub."),
+    ] = None,
+    release: Annotated[
+        str | None, typer.Option(help="A release of SAELens' directory of pretrained SAEs.")
+    ] = None,
+    sae_id: Annotated[
+        list[str] | None, typer.Option(help="An SAE of the release; may be given several times.")
+    ] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(
+            help="CSV with the columns prompt,answer; default: 596 simple facts that come with the "
+            "package. The SAEs code the last position of each; features are ablated where the "
+            "model answers correctly."
+        ),
+    ] = None,
+    activations: _ActivationsName = None,
+    model: _Model = None,
+    samples: _Samples = None,
+    autocast: Annotated[
+        bool, typer.Option("--autocast", help="Run the language model in bfloat16.")
+    ] = False,
+    gd_samples: Annotated[
+        int | None,
+        typer.Option(help="Samples for GD-sparse; default: 64 on a CPU, all on a GPU."),
+    ] = None,
+    gd_starts: Annotated[int, typer.Option(help="Random starts of GD-sparse.")] = 2,
+    noise_samples: Annotated[int, typer.Option(help="Samples for the stability under noise.")] = (
+        100
+    ),
+    table: Annotated[str, typer.Option(help="Format of the table of latents: parquet or csv.")] = (
+        "parquet"
+    ),
+    out: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("recode_report"),
+    device: _Device = _DEFAULT_DEVICE,
+    seed: _Seed = 0,
+) -> None:
+    """Would another sparse coding algorithm have picked the same features?
+
+    The study of 'Which Sparse Code?' on trained SAEs: the same activations on the same dictionary,
+    coded by the SAE's encoder, orthogonal matching pursuit (OMP), iterative hard thresholding (IHT)
+    and gradient descent with an l1 penalty (GD-sparse), each with the encoder's number of latents.
+    Agreement of the codes, stability under noise, refitted decoders, ablation in the running model,
+    and a table that says of every latent which algorithms pick it where the encoder does.
+
+    What is finished lies in a folder below --out: the same command goes on where it was stopped.
+
+      isae recode --release gemma-scope-2b-pt-res-canonical --sae-id layer_12/width_16k/canonical
+
+      isae recode output/seed_0 --prompts facts.csv
+    """
+    from sae_lens_isae.measuring import RecodeInputs, run_recode  # noqa: PLC0415
+    from sae_lens_isae.recoding import RecodeSettings  # noqa: PLC0415
+    from sae_lens_isae.report import recode_tables  # noqa: PLC0415
+    from sae_lens_isae.report.tables import rich_table  # noqa: PLC0415
+
+    table_format = _table_format(table)
+    report = run_recode(
+        RecodeInputs(
+            saes or [],
+            release,
+            sae_id or [],
+            prompts,
+            activations,
+            model,
+            samples,
+            autocast,
+            device,
+        ),
+        out,
+        RecodeSettings(
+            gd_samples=gd_samples, gd_starts=gd_starts, noise_samples=noise_samples, seed=seed
+        ),
+        table_format,
+    )
+    console = Console()
+    for found in (
+        recode_tables.reconstruction_table(report),
+        recode_tables.ablation_table(report),
+        recode_tables.robust_table(report),
+    ):
+        if found.rows:
+            console.print(rich_table(found.title, found.headers, found.rows))
+    for sae in report.saes:
+        for note in sae.notes:
+            console.print(f"note: {sae.name}: {note}")
+    console.print(f"page with all tables, JSON and the table of latents: {out}", soft_wrap=True)
+
+
+@app.command()
 def demo(
     real: Annotated[
         bool, typer.Option("--real", help="On SmolLM2 activations (needs `make real`).")
@@ -229,6 +321,12 @@ def demo(
 
     out = out / ("real" if real else "synthetic")
     (run_real_demo if real else run_demo)(out, seeds)
+
+
+def _table_format(name: str) -> Literal["parquet", "csv"]:
+    if name in ("parquet", "csv"):
+        return name
+    raise ValueError(f"table must be parquet or csv, got {name!r}")
 
 
 def main() -> None:

@@ -1,32 +1,44 @@
-"""What `isae pairwise` and `isae audit` do: open SAEs and activations, measure, write reports."""
+"""What `isae pairwise`, `audit` and `recode` do: open what was named, measure, write reports."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import pandas as pd
 import torch
 from sae_lens import SAE
 from transformers import set_seed
 
+from sae_lens_isae.files import write_json, write_whole
 from sae_lens_isae.identifiability.activations import (
     ActivationSource,
     from_model,
     open_activations,
 )
 from sae_lens_isae.identifiability.audit import Audit, audit, audits_to_dict
-from sae_lens_isae.identifiability.loading import load_sae
+from sae_lens_isae.identifiability.loading import load_pretrained, load_sae
 from sae_lens_isae.identifiability.pairwise import (
     SCHEMA,
     PairwiseReport,
     pairwise_identifiability,
 )
+from sae_lens_isae.recoding import (
+    Prompt,
+    PromptedModel,
+    RecodeSettings,
+    RecodingReport,
+    load_prompts,
+    recode,
+)
+from sae_lens_isae.recoding.prompts import DEFAULT_PROMPTS
 from sae_lens_isae.report.audit_page import write_audit_page
 from sae_lens_isae.report.pairwise_page import write_pairwise_page
+from sae_lens_isae.report.recode_page import write_recode_page
+from sae_lens_isae.sources import load_language_model
 
 TableFormat = Literal["parquet", "csv"]
 
@@ -54,10 +66,7 @@ class Inputs:
         Raises:
             ValueError, FileNotFoundError: Something cannot be loaded; the message says what.
         """
-        if self.n_samples is not None and self.n_samples < 1:
-            raise ValueError(f"samples must be >= 1, got {self.n_samples}")
-        if self.device.startswith("cuda") and not torch.cuda.is_available():
-            raise ValueError(f"device {self.device}: torch sees no CUDA device, use --device cpu")
+        _check(self.n_samples, self.device)
         set_seed(self.seed)
         names = labels(self.saes)
         saes = {
@@ -70,6 +79,76 @@ class Inputs:
         return saes, from_model(
             first, self.n_samples, model_name=self.model, text=self.text, device=self.device
         )
+
+
+@dataclass(frozen=True)
+class RecodeInputs:
+    """SAEs and prompts or activations, as a user names them."""
+
+    saes: list[str]
+    release: str | None = None
+    sae_ids: list[str] = field(default_factory=list)
+    """Of `release`, beside `saes`."""
+    prompts: Path | None = None
+    """CSV file; by default the facts that come with the package."""
+    activations: str | None = None
+    """Instead of prompts, as for `Inputs`."""
+    model: str | None = None
+    """The model that reads the prompts; by default the one in the SAEs' metadata."""
+    n_samples: int | None = None
+    """At most this many activations, or prompts."""
+    autocast: bool = False
+    """Run the language model in bfloat16."""
+    device: str = "cpu"
+
+    def open(self) -> tuple[dict[str, SAE[Any]], torch.Tensor | PromptedModel, str]:
+        """Load the SAEs, and activations or a model with prompts; say in words what these are.
+
+        Raises:
+            ValueError, FileNotFoundError: Something cannot be loaded; the message says what.
+        """
+        _check(self.n_samples, self.device)
+        if (self.release is None) != (not self.sae_ids):
+            raise ValueError("--release and --sae-id belong together")
+        if self.activations is not None and self.prompts is not None:
+            raise ValueError("give prompts or activations, not both")
+        pretrained = [f"{self.release}/{sae_id}" for sae_id in self.sae_ids]
+        if not self.saes and not pretrained:
+            raise ValueError("no SAE was named: give folders, or --release and --sae-id")
+        # read before anything large is loaded
+        prompts = None
+        if self.activations is None:
+            prompts = load_prompts(self.prompts or DEFAULT_PROMPTS)[: self.n_samples]
+        loaded = [load_sae(name, self.device) for name in self.saes]
+        loaded += [load_pretrained(str(self.release), i, self.device) for i in self.sae_ids]
+        saes = dict(zip(labels([*self.saes, *pretrained]), loaded, strict=True))
+        if prompts is None:
+            hook = loaded[0].cfg.metadata.hook_name
+            source = open_activations(str(self.activations), self.n_samples, hook)
+            return saes, torch.cat(list(source.batches(source.n_samples))), source.description
+        model_name, prompted = self._prompted(loaded, prompts)
+        return saes, prompted, f"last position of {len(prompts)} prompts, {model_name}"
+
+    def _prompted(self, saes: list[SAE[Any]], prompts: list[Prompt]) -> tuple[str, PromptedModel]:
+        metadata = saes[0].cfg.metadata
+        names = {sae.cfg.metadata.model_name for sae in saes}
+        if self.model is None and (len(names) > 1 or None in names):
+            raise ValueError(
+                f"the SAEs' metadata name the models {sorted(map(str, names))}; say which one "
+                "should read the prompts (--model)"
+            )
+        name = self.model or str(metadata.model_name)
+        model = load_language_model(
+            name,
+            metadata.model_class_name or "HookedTransformer",
+            self.device,
+            sorted({str(sae.cfg.metadata.hook_name) for sae in saes}),
+            metadata.model_from_pretrained_kwargs,
+        )
+        prompted = PromptedModel.from_prompts(
+            model, prompts, prepend_bos=metadata.prepend_bos is not False, autocast=self.autocast
+        )
+        return name, prompted
 
 
 def run_pairwise(
@@ -89,15 +168,12 @@ def run_pairwise(
     saes, source = inputs.open()
     report = pairwise_identifiability(saes, source, seed=inputs.seed, **settings)
     out.mkdir(parents=True, exist_ok=True)
-    _write(out / "pairwise.json", lambda p: _dump(p, report.to_dict()))
-    if table_format == "csv":
-        _write(out / "latents.csv", lambda p: report.latents.to_csv(p, index=False))
-    else:
-        _write(out / "latents.parquet", lambda p: report.latents.to_parquet(p, index=False))
+    write_json(out / "pairwise.json", report.to_dict())
+    _write_table(out, report.latents, table_format)
     # pandas writes missing values as null, which plain json does not
     columns = json.loads(str(report.latents.to_json(orient="split", index=False)))
-    _write(out / "latents.json", lambda p: _dump(p, {"schema": SCHEMA, **columns}, indent=None))
-    _write(out / "pairwise.html", lambda p: write_pairwise_page(p, report))
+    write_json(out / "latents.json", {"schema": SCHEMA, **columns}, indent=None)
+    write_whole(out / "pairwise.html", lambda p: write_pairwise_page(p, report))
     return report
 
 
@@ -115,9 +191,33 @@ def run_audit(inputs: Inputs, out: Path, **settings: Any) -> list[Audit]:
         audit(sae, source, name=name, seed=inputs.seed, **settings) for name, sae in saes.items()
     ]
     out.mkdir(parents=True, exist_ok=True)
-    _write(out / "audit.json", lambda p: _dump(p, audits_to_dict(audits)))
-    _write(out / "audit.html", lambda p: write_audit_page(p, audits))
+    write_json(out / "audit.json", audits_to_dict(audits))
+    write_whole(out / "audit.html", lambda p: write_audit_page(p, audits))
     return audits
+
+
+def run_recode(
+    inputs: RecodeInputs,
+    out: Path,
+    settings: RecodeSettings | None = None,
+    table_format: TableFormat = "parquet",
+) -> RecodingReport:
+    """Run the recoding study and write `recode.json`, `latents.parquet` (or `.csv`) and
+    `recode.html` to `out`. Finished parts are kept in `out/parts`.
+
+    Raises:
+        ValueError, FileNotFoundError: The input is unusable; the message says why.
+    """
+    saes, activations, description = inputs.open()
+    found = recode(saes, activations, settings, cache=out / "parts")
+    report = replace(found, activations=description)
+    write_json(out / "recode.json", report.to_dict())
+    latents = pd.concat(
+        [sae.latents.assign(sae=sae.name) for sae in report.saes], ignore_index=True
+    )
+    _write_table(out, latents, table_format)
+    write_whole(out / "recode.html", lambda p: write_recode_page(p, report))
+    return report
 
 
 def labels(names: list[str]) -> list[str]:
@@ -135,15 +235,15 @@ def labels(names: list[str]) -> list[str]:
     return unique
 
 
-def _dump(path: Path, data: dict[str, Any], indent: int | None = 2) -> None:
-    path.write_text(json.dumps(data, indent=indent, allow_nan=False) + "\n", encoding="utf-8")
+def _check(n_samples: int | None, device: str) -> None:
+    if n_samples is not None and n_samples < 1:
+        raise ValueError(f"samples must be >= 1, got {n_samples}")
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"device {device}: torch sees no CUDA device, use --device cpu")
 
 
-def _write(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write a file so that an interruption leaves the old one or none, never half of one."""
-    scratch = path.with_name(f".{path.name}.partial")
-    try:
-        write(scratch)
-        scratch.replace(path)
-    finally:
-        scratch.unlink(missing_ok=True)
+def _write_table(out: Path, latents: pd.DataFrame, table_format: TableFormat) -> None:
+    if table_format == "csv":
+        write_whole(out / "latents.csv", lambda p: latents.to_csv(p, index=False))
+    else:
+        write_whole(out / "latents.parquet", lambda p: latents.to_parquet(p, index=False))

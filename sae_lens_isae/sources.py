@@ -38,6 +38,41 @@ _INSTALL = (
 )
 
 
+def load_language_model(
+    name: str,
+    model_class_name: str = "HookedTransformer",
+    device: str = "cpu",
+    hook_names: list[str] | None = None,
+    from_pretrained_kwargs: dict[str, Any] | None = None,
+) -> HookedRootModule:
+    """Load a model by the name that a user types, for SAELens' runners and stores.
+
+    Args:
+        name: A hub name or a local folder, or `gguf:...`.
+        from_pretrained_kwargs: For a model that is no GGUF file.
+
+    Raises:
+        ValueError, FileNotFoundError: There is no such model; the message says what to do.
+    """
+    if name.startswith(GGUF_PREFIX):
+        file = name.removeprefix(GGUF_PREFIX)
+        return load_gguf_model(file, cast(Any, model_class_name), device, hook_names)
+    try:
+        return load_model(
+            model_class_name,
+            name,
+            device=device,
+            model_from_pretrained_kwargs=from_pretrained_kwargs or {},
+            hook_names=hook_names,
+        )
+    except OSError as error:
+        raise FileNotFoundError(
+            f"the model {name} cannot be loaded: {error}; without a network, download it elsewhere "
+            "(`hf download <its hub name>`) and bring the folder ~/.cache/huggingface/hub, or name "
+            "a local folder or gguf:..."
+        ) from error
+
+
 def load_gguf_model(
     source: str,
     model_class_name: ModelClass = "HookedTransformer",

@@ -33,7 +33,7 @@ from sae_lens_isae._private import parse_runner_config
 from sae_lens_isae.sources import (
     GGUF_PREFIX,
     PACKAGE_PREFIX,
-    load_gguf_model,
+    load_language_model,
     load_package_text,
 )
 
@@ -202,11 +202,8 @@ def _overrides(cfg: LanguageModelSAERunnerConfig[Any]) -> dict[str, Any]:
     """Model and data set for SAELens' runners where packages provide them."""
     overrides: dict[str, Any] = {}
     if cfg.model_name.startswith(GGUF_PREFIX):
-        overrides["override_model"] = load_gguf_model(
-            cfg.model_name.removeprefix(GGUF_PREFIX),
-            cfg.model_class_name,  # pyright: ignore[reportArgumentType] - checked there
-            device=str(cfg.llm_device),
-            hook_names=[cfg.hook_name],
+        overrides["override_model"] = load_language_model(
+            cfg.model_name, cfg.model_class_name, str(cfg.llm_device), [cfg.hook_name]
         )
     if cfg.dataset_path.startswith(PACKAGE_PREFIX):
         overrides["override_dataset"] = load_package_text(

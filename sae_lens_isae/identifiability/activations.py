@@ -12,15 +12,13 @@ import torch
 from datasets import Dataset, load_from_disk
 from jaxtyping import Float
 from sae_lens import SAE, ActivationsStore
-from sae_lens.load_model import load_model
 from sae_lens.synthetic import SyntheticModel
 from sae_lens.util import get_special_token_ids
 from safetensors import safe_open
 
 from sae_lens_isae.sources import (
-    GGUF_PREFIX,
     PACKAGE_PREFIX,
-    load_gguf_model,
+    load_language_model,
     load_package_text,
 )
 from sae_lens_isae.synthetic import GENERATORS
@@ -191,22 +189,14 @@ def _store(
     sae: SAE[Any], model_name: str, text: str, device: str, n_samples: int
 ) -> ActivationsStore:
     metadata = sae.cfg.metadata
-    class_name: Any = metadata.model_class_name or "HookedTransformer"
-    if model_name.startswith(GGUF_PREFIX):
-        model = load_gguf_model(
-            model_name.removeprefix(GGUF_PREFIX),
-            class_name,
-            device=device,
-            hook_names=[str(metadata.hook_name)],
-        )
-    else:
-        model = load_model(
-            class_name,
-            model_name,
-            device=device,
-            model_from_pretrained_kwargs=metadata.model_from_pretrained_kwargs or {},
-            hook_names=[str(metadata.hook_name)],
-        )
+    hook_name = str(metadata.hook_name)
+    model = load_language_model(
+        model_name,
+        metadata.model_class_name or "HookedTransformer",
+        device,
+        [hook_name],
+        metadata.model_from_pretrained_kwargs,
+    )
     packaged = text.startswith(PACKAGE_PREFIX)
     dataset = load_package_text(text.removeprefix(PACKAGE_PREFIX)) if packaged else text
     store = ActivationsStore.from_sae(

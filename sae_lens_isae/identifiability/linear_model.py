@@ -95,6 +95,10 @@ class LinearModel:
         hidden_pre = code.hidden_pre[:n_samples]
         return select_largest(hidden_pre, 2 * self.k, self.signed).indices
 
+    def tensors(self) -> list[torch.Tensor]:
+        """All weights of the SAE."""
+        return list(self._sae.state_dict().values())
+
     def same_as(self, other: LinearModel) -> bool:
         """Whether both have the same weights."""
         mine, theirs = self._sae.state_dict(), other._sae.state_dict()

@@ -5,8 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub.constants import HF_HUB_CACHE
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+)
+from huggingface_hub.file_download import repo_folder_name
 from sae_lens import SAE
 from sae_lens.constants import SAE_CFG_FILENAME
+from sae_lens.loading.pretrained_sae_loaders import get_repo_id_and_folder_name
 from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
 
 
@@ -38,5 +46,24 @@ def load_sae(name: str, device: str = "cpu") -> SAE[Any]:
             f"{name!r} is neither a folder with {SAE_CFG_FILENAME} nor a pretrained "
             "release/sae_id or user/repository/sae_id"
         )
-    release, sae_id = "/".join(parts[:n_release]), "/".join(parts[n_release:])
-    return SAE.from_pretrained(release, sae_id, device=device)
+    return load_pretrained("/".join(parts[:n_release]), "/".join(parts[n_release:]), device)
+
+
+def load_pretrained(release: str, sae_id: str, device: str = "cpu") -> SAE[Any]:
+    """Load a pretrained SAE through SAELens.
+
+    Raises:
+        FileNotFoundError: It is not in the local cache, and the hub cannot be reached.
+        ValueError: SAELens does not know the release or the id.
+    """
+    try:
+        return SAE.from_pretrained(release, sae_id, device=device)
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+        repository, folder = get_repo_id_and_folder_name(release, sae_id)
+        raise FileNotFoundError(
+            f"{release}/{sae_id} is not on this machine, and the hub cannot be reached; where it "
+            f"can, run `hf download {repository} --include '{folder}/*'` and bring the folder "
+            f"{HF_HUB_CACHE}/{repo_folder_name(repo_id=repository, repo_type='model')}"
+        ) from error
+    except EntryNotFoundError as error:
+        raise FileNotFoundError(f"{release}/{sae_id}: {error}") from error

@@ -58,3 +58,35 @@ AUDIT = {
     "coherence RMS": "root mean square cosine of two different atoms.",
 }
 """Of `isae audit`."""
+
+RECODE = {
+    "methods": "every algorithm has the SAE's own dictionary and exactly the encoder's number of "
+    "latents on each sample. Where codes have signs, magnitudes are ranked.",
+    "OMP": "orthogonal matching pursuit: the atom most correlated with the residual, then least "
+    "squares, again and again.",
+    "OMP-exclude-top1": "the same without the encoder's largest feature (top2, top3: features).",
+    "IHT": "iterative hard thresholding from random supports: gradient steps on the error, each "
+    "followed by keeping the k largest coefficients.",
+    "IHT-enc": "IHT-from-encoder: the same, started at the encoder's code.",
+    "GD": "GD-sparse: Adam with an l1 penalty, then the k largest coefficients.",
+    "recon": "squared error over the encoder's; below 1 the encoder is not the best.",
+    "Jacc": "overlap of the supports with the encoder's, mean over samples; 1: the same features.",
+    "R2": "share of the variance of 50 principal components of a code that a linear map of the "
+    "other code explains, mean of both directions; 1: the same information.",
+    "chance": "the R2 of unrelated codes with as many samples and components.",
+    "R2 unweighted": "every component counted alike, whatever its variance.",
+    "retained": "share of the codes' variance in these components.",
+    "Cos": "cosine of the two codes of a sample.",
+    "CCA": "mean canonical correlation of the components.",
+    "Proc": "distance of the encoder's codes from the rotated other ones, over the norm of the "
+    "other ones: large where these are small.",
+    "disparity": "the same of centred codes of equal norm, squared: 0 to 1.",
+    "shared corr": "correlation of the coefficients of features that both use.",
+    "two starts": "overlap of the supports from two random starts.",
+    "breaking rate": "share of correctly answered prompts whose answer changes when a method's "
+    "largest features are subtracted at the last position.",
+    "prob drop": "by how much the probability of the right answer falls, on average.",
+    "robust": "latents that all algorithms (on all samples) pick in 90% of the samples in which "
+    "the encoder does, of those that it uses in 5 or more.",
+}
+"""Of `isae recode`."""

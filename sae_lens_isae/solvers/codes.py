@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +30,31 @@ class SparseCodes:
         indices = codes.abs().topk(width, dim=-1).indices
         return cls(indices, codes.gather(-1, indices), codes.shape[-1])
 
+    @classmethod
+    def concatenate(cls, parts: Sequence[SparseCodes]) -> SparseCodes:
+        """Codes of several batches as those of one."""
+        width = max((part.indices.shape[1] for part in parts), default=0)
+
+        def widened(x: torch.Tensor) -> torch.Tensor:
+            return torch.nn.functional.pad(x, (0, width - x.shape[1]))
+
+        return cls(
+            torch.cat([widened(part.indices) for part in parts]),
+            torch.cat([widened(part.values) for part in parts]),
+            parts[0].d_sae,
+        )
+
+    def pick(self, rows: Int[torch.Tensor, " picked"] | slice) -> SparseCodes:
+        """Some of the samples."""
+        return SparseCodes(self.indices[rows], self.values[rows], self.d_sae)
+
+    def largest(self, n: int) -> SparseCodes:
+        """The n largest magnitudes of every sample."""
+        places = self.values.abs().topk(min(n, self.values.shape[1]), dim=-1).indices
+        return SparseCodes(
+            self.indices.gather(1, places), self.values.gather(1, places), self.d_sae
+        )
+
     def to_dense(self) -> Float[torch.Tensor, "samples d_sae"]:
         """The codes with their zeros."""
         return to_dense(self.indices, self.values, self.d_sae)
@@ -50,6 +76,15 @@ def unit_atoms(
     """The atoms at unit norm, in float32 or more; an all-zero atom stays zero."""
     dtype = torch.promote_types(dictionary.dtype, torch.float32)
     return torch.nn.functional.normalize(dictionary.detach().to(dtype), dim=-1)
+
+
+GRAM_BYTES = 6 * 2**30
+"""No solver builds a larger Gram matrix; correlations are then taken with the residual itself."""
+
+
+def gram_fits(atoms: Float[torch.Tensor, "d_sae d_in"]) -> bool:
+    """Whether a solver may build the Gram matrix of these atoms."""
+    return len(atoms) ** 2 * atoms.element_size() <= GRAM_BYTES
 
 
 @torch.no_grad()

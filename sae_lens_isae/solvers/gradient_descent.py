@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import torch
 from jaxtyping import Float, Int
 from torch.optim import Adam
+from tqdm.auto import tqdm
 
-from sae_lens_isae.solvers.codes import SparseCodes, check_problem, keep_largest, unit_atoms
+from sae_lens_isae.solvers.codes import (
+    SparseCodes,
+    check_problem,
+    keep_largest,
+    unit_atoms,
+)
 
 _FIRST_PENALTY = 1e-3
 _ADAPT_EVERY = 50
 _START_SCALE = 0.01
+_CHUNK_NUMBERS = 2**27
 
 
 @torch.no_grad()
@@ -23,6 +32,7 @@ def gd_sparse(
     n_iterations: int = 500,
     signed: bool = False,
     seed: int = 0,
+    progress: str | None = None,
 ) -> SparseCodes:
     """Adam on |x - D z|^2 + lambda |z|_1, then the k largest coefficients.
 
@@ -37,6 +47,7 @@ def gd_sparse(
         signed: Let coefficients be negative: they start on both sides of 0, and a step that
             crosses 0 ends there, which is what makes the l1 penalty sparse without the bound at 0.
         seed: Of the random start, |x| / 100 / sqrt(d_sae) at most.
+        progress: Label of a progress bar; none without it.
 
     Raises:
         ValueError: k is out of range, or shapes differ.
@@ -45,11 +56,44 @@ def gd_sparse(
     atoms = unit_atoms(dictionary)
     x = x.to(atoms.device, atoms.dtype)
     generator = torch.Generator().manual_seed(seed)
-    start = torch.rand(len(x), len(atoms), generator=generator).to(x.device, x.dtype)
-    if signed:
-        start = 2 * start - 1
-    scale = _START_SCALE * x.norm(dim=-1, keepdim=True) / len(atoms) ** 0.5
-    z = torch.nn.Parameter(start * scale)
+    chunks = torch.arange(len(x)).split(max(1, _CHUNK_NUMBERS // len(atoms)))
+    bar = tqdm(
+        total=len(chunks) * n_iterations,
+        desc=progress,
+        disable=progress is None,
+        unit="step",
+        leave=False,
+    )
+    width = int(k_each.max()) if len(x) else 0
+    indices = torch.zeros(len(x), width, dtype=torch.long, device=x.device)
+    values = x.new_zeros(len(x), width)
+    for rows in chunks:
+        start = torch.rand(len(rows), len(atoms), generator=generator).to(x.device, x.dtype)
+        if signed:
+            start = 2 * start - 1
+        at = rows.to(x.device)
+        z = _START_SCALE * x[at].norm(dim=-1, keepdim=True) / len(atoms) ** 0.5 * start
+        z = _descend(x[at], atoms, k_each[at], z, lr, n_iterations, signed, bar)
+        found, used = keep_largest(z.abs() if signed else z, k_each[at])
+        indices[at, : found.shape[1]], values[at, : found.shape[1]] = (
+            found,
+            z.gather(1, found) * used,
+        )
+    bar.close()
+    return SparseCodes(indices, values, len(atoms))
+
+
+def _descend(
+    x: Float[torch.Tensor, "samples d_in"],
+    atoms: Float[torch.Tensor, "d_sae d_in"],
+    k: Int[torch.Tensor, " samples"],
+    start: Float[torch.Tensor, "samples d_sae"],
+    lr: float,
+    n_iterations: int,
+    signed: bool,
+    bar: tqdm[NoReturn],
+) -> Float[torch.Tensor, "samples d_sae"]:
+    z = torch.nn.Parameter(start)
     penalty = x.new_full((len(x), 1), _FIRST_PENALTY)
     optimizer = Adam([z], lr=lr)
     for step in range(1, n_iterations + 1):
@@ -66,7 +110,7 @@ def gd_sparse(
             z.clamp_min_(0)
         if step % _ADAPT_EVERY == 0:
             active = (z != 0).sum(-1)
-            penalty[active > 1.2 * k_each] *= 1.5
-            penalty[active < 0.8 * k_each] *= 0.7
-    indices, used = keep_largest(z.abs() if signed else z, k_each)
-    return SparseCodes(indices, z.gather(1, indices).detach() * used, len(atoms))
+            penalty[active > 1.2 * k] *= 1.5
+            penalty[active < 0.8 * k] *= 0.7
+        bar.update()
+    return z.detach()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import torch
 from jaxtyping import Float, Int
+from tqdm.auto import tqdm
 
 from sae_lens_isae.ops.sparse import sum_rows
 from sae_lens_isae.solvers.codes import (
     SparseCodes,
     check_problem,
+    gram_fits,
     gram_matrix,
     keep_largest,
     unit_atoms,
@@ -32,6 +34,7 @@ def iht(
     signed: bool = False,
     seed: int = 0,
     gram: Float[torch.Tensor, "d_sae d_sae"] | None = None,
+    progress: str | None = None,
 ) -> SparseCodes:
     """Gradient steps on |x - D z|^2 / 2, each followed by keeping the k largest coefficients.
 
@@ -44,7 +47,9 @@ def iht(
         signed: Keep the largest magnitudes; otherwise coefficients stay non-negative, as in the
             paper.
         seed: Of the random start.
-        gram: `gram_matrix(dictionary)` where the caller has it; it is built otherwise.
+        gram: `gram_matrix(dictionary)` where the caller has it. Otherwise it is built where memory
+            allows.
+        progress: Label of a progress bar; none without it.
 
     Raises:
         ValueError: k is out of range, shapes differ, or init belongs to another problem.
@@ -59,24 +64,33 @@ def iht(
             f"init holds {len(init.indices)} codes over {init.d_sae} atoms, expected {len(x)} over "
             f"{len(atoms)}"
         )
-    if gram is None:
+    if gram is None and gram_fits(atoms):
         gram = gram_matrix(atoms)
     width = int(k_each.max()) if len(x) else 0
     indices = torch.zeros(len(x), width, dtype=torch.long, device=x.device)
     values = x.new_zeros(len(x), width)
     order = k_each.argsort(descending=True)
     size = max(1, _CHUNK_NUMBERS // len(atoms))
-    for rows in order.split(min(size, _GROUP_CPU) if x.device.type == "cpu" else size):
+    bar = tqdm(total=len(x), desc=progress, disable=progress is None, unit="sample", leave=False)
+    # without a Gram matrix all atoms are read at every step, for many samples as for few
+    grouped = x.device.type == "cpu" and gram is not None
+    for rows in order.split(min(size, _GROUP_CPU) if grouped else size):
         at = rows.to(x.device)
         start = x[at] @ atoms.T
         found, z = init.indices[at], init.values[at].to(x.dtype)
         for _ in range(n_iterations):
-            moved = (start - sum_rows(gram, found, z)).mul_(step_size).scatter_add_(1, found, z)
+            if gram is None:
+                gradient = (x[at] - sum_rows(atoms, found, z)) @ atoms.T
+            else:
+                gradient = start - sum_rows(gram, found, z)
+            moved = gradient.mul_(step_size).scatter_add_(1, found, z)
             found, used = keep_largest(moved.abs() if signed else moved, k_each[rows])
             z = moved.gather(1, found) * used
             if not signed:
                 z = z.clamp_min(0)
         indices[at, : found.shape[1]], values[at, : found.shape[1]] = found, z
+        bar.update(len(rows))
+    bar.close()
     return SparseCodes(indices, values, len(atoms))
 
 

@@ -6,11 +6,13 @@ from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
+from tqdm.auto import tqdm
 
 from sae_lens_isae.ops.sparse import sum_rows
 from sae_lens_isae.solvers.codes import (
     SparseCodes,
     check_problem,
+    gram_fits,
     gram_matrix,
     unit_atoms,
 )
@@ -22,8 +24,6 @@ _GROUP_CPU = 6
 several times faster than reading them from memory at every step."""
 _CHUNK_NUMBERS = 2**28
 """Correlations, or entries of gathered atoms, held at once: 1 GB in float32."""
-_GRAM_BYTES = 6 * 2**30
-"""A larger Gram matrix is not built; correlations are then taken with the residual itself."""
 
 
 class _Dictionary(NamedTuple):
@@ -42,6 +42,7 @@ def omp(
     selection: Selection = "absolute",
     exclude: Int[torch.Tensor, "samples excluded"] | None = None,
     gram: Float[torch.Tensor, "d_sae d_sae"] | None = None,
+    progress: str | None = None,
 ) -> SparseCodes:
     """Code each sample with `k` atoms: repeatedly take the atom most correlated with the residual,
     then refit all coefficients by least squares.
@@ -59,6 +60,7 @@ def omp(
         exclude: Atoms that a sample may not use (paper 4's OMP-exclude-top-N).
         gram: `gram_matrix(dictionary)` where the caller has it. Otherwise it is built where that
             saves work and memory allows.
+        progress: Label of a progress bar; none without it.
 
     Returns:
         Codes in the order of selection.
@@ -74,11 +76,9 @@ def omp(
     d_sae, d_in = atoms.shape
     width = int(k_each.max()) if len(x) else 0
     x = x.to(atoms.device, atoms.dtype)
-    if gram is None:
-        small = d_sae * d_sae * atoms.element_size() <= _GRAM_BYTES
-        # flops of the product below against those of the residual's correlations
-        if small and d_sae <= 2 * width * len(x):
-            gram = gram_matrix(atoms)
+    # flops of the product below against those of the residual's correlations
+    if gram is None and gram_fits(atoms) and d_sae <= 2 * width * len(x):
+        gram = gram_matrix(atoms)
     squared_norm = atoms.square().sum(-1) if gram is None else gram.diagonal()
     problem = _Dictionary(atoms, gram, squared_norm)
     codes = SparseCodes(
@@ -90,6 +90,7 @@ def omp(
     order = k_each.argsort(descending=True)
     chunk = max(1, _CHUNK_NUMBERS // max(d_sae, width * d_in))
     group = _GROUP_CPU if x.device.type == "cpu" and gram is not None else chunk
+    bar = tqdm(total=len(x), desc=progress, disable=progress is None, unit="sample", leave=False)
     for rows in order.split(chunk):
         start = x[rows.to(x.device)] @ atoms.T
         for members, correlation in zip(rows.split(group), start.split(group), strict=True):
@@ -106,6 +107,8 @@ def omp(
             codes.values[at, : indices.shape[1]] = _refined(
                 x[at], atoms, indices, values, inverse_factor
             )
+            bar.update(len(members))
+    bar.close()
     return codes
 
 

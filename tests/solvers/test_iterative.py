@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 
-from sae_lens_isae.solvers import SparseCodes, gd_sparse, gram_matrix, iht
+from sae_lens_isae.solvers import SparseCodes, gd_sparse, gram_matrix, iht, omp
 from tests.solvers.test_omp import signals, unit_atoms
 
 
@@ -42,6 +44,32 @@ def test_iht_from_random_supports():
     assert not torch.equal(again.to_dense(), other.to_dense())
     shared = iht(x, atoms, 3, seed=1, gram=gram_matrix(atoms))
     torch.testing.assert_close(shared.to_dense(), again.to_dense())
+
+
+def test_iht_without_a_gram_matrix(monkeypatch):
+    atoms, x = unit_atoms(30, 12, 0), signals(20, 12)
+    k = torch.arange(20) % 5
+    built = iht(x, atoms, k)
+    monkeypatch.setattr(sys.modules[gram_matrix.__module__], "GRAM_BYTES", 0)
+    torch.testing.assert_close(iht(x, atoms, k).to_dense(), built.to_dense())
+
+
+def test_gd_sparse_chunk_by_chunk(monkeypatch):
+    atoms, x = unit_atoms(30, 12, 0), signals(7, 12)
+    whole = gd_sparse(x, atoms, 3, n_iterations=100)
+    monkeypatch.setattr(sys.modules[gd_sparse.__module__], "_CHUNK_NUMBERS", 3 * 30)
+    torch.testing.assert_close(
+        gd_sparse(x, atoms, 3, n_iterations=100).to_dense(), whole.to_dense()
+    )
+
+
+def test_progress_bars(capsys):
+    atoms, x = unit_atoms(30, 12, 0), signals(7, 12)
+    for solver in (omp, iht, gd_sparse):
+        solver(x, atoms, 3, progress=f"by {solver.__name__}")
+        assert f"by {solver.__name__}" in capsys.readouterr().err
+        solver(x, atoms, 3)
+        assert not capsys.readouterr().err
 
 
 def test_iht_on_an_orthonormal_dictionary_keeps_the_largest():

@@ -118,7 +118,7 @@ def test_both_ways_to_the_correlations_choose_by_size(monkeypatch):
     atoms, x = unit_atoms(40, 10, 0), signals(50, 10)
     built = omp(x, atoms, 5)
     module = sys.modules[omp.__module__]
-    monkeypatch.setattr(module, "_GRAM_BYTES", 0)
+    monkeypatch.setattr(sys.modules[gram_matrix.__module__], "GRAM_BYTES", 0)
     monkeypatch.setattr(module, "_CHUNK_NUMBERS", 7 * 50)
     not_built = omp(x, atoms, 5)
     assert torch.equal(built.indices, not_built.indices)

@@ -1,0 +1,24 @@
+"""Files that are written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
+    """Write a file so that an interruption leaves the old one or none, never half of one."""
+    scratch = path.with_name(f".{path.name}.partial")
+    try:
+        write(scratch)
+        scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def write_json(path: Path, data: Any, indent: int | None = 2) -> None:
+    """Write JSON, whole or not at all; NaN and Inf are refused."""
+    text = json.dumps(data, indent=indent, allow_nan=False) + "\n"
+    write_whole(path, lambda scratch: scratch.write_text(text, encoding="utf-8"))

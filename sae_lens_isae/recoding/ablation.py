@@ -1,0 +1,237 @@
+"""Do the features that an algorithm picks matter to the model? Paper 4, appendix G."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float, Int
+from tqdm.auto import tqdm
+
+from sae_lens_isae.recoding.prompts import Prompt
+from sae_lens_isae.solvers import SparseCodes
+
+if TYPE_CHECKING:
+    from transformer_lens.HookedRootModule import HookedRootModule
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What the model says at the last position of some prompts."""
+
+    probability: Float[torch.Tensor, " prompts"]
+    """Of the right answer."""
+    token: Int[torch.Tensor, " prompts"]
+    """The most probable one."""
+
+
+class PromptedModel:
+    """A language model and prompts whose answers are known."""
+
+    def __init__(
+        self,
+        model: HookedRootModule,
+        tokens: Sequence[Int[torch.Tensor, " position"]],
+        answers: Int[torch.Tensor, " prompts"],
+        *,
+        autocast: bool = False,
+        batch_size: int = 128,
+    ) -> None:
+        """
+        Args:
+            model: Any that SAELens trains on: HookedTransformer, a bridge, HookedProxyLM.
+            tokens: Of each prompt, with what the SAE saw in front.
+            answers: The token that should come next.
+            autocast: Run the model in bfloat16 where torch's autocast does.
+        """
+        self.model = model
+        self.tokens = list(tokens)
+        self.answers = answers
+        self._autocast = autocast
+        self._batch_size = batch_size
+        self._device = next(model.parameters()).device
+        self._activations: dict[str, torch.Tensor] = {}
+        self._answers: Answers | None = None
+
+    @classmethod
+    def from_prompts(
+        cls,
+        model: HookedRootModule,
+        prompts: Sequence[Prompt],
+        *,
+        prepend_bos: bool = True,
+        autocast: bool = False,
+    ) -> PromptedModel:
+        """Tokenise prompts; an answer is known by its first token that is more than white space."""
+        tokenizer: Any = model.tokenizer
+        bos = [tokenizer.bos_token_id] if prepend_bos and tokenizer.bos_token_id is not None else []
+        tokens: list[torch.Tensor] = []
+        answers: list[int] = []
+        for prompt in prompts:
+            front = tokenizer(prompt.text, add_special_tokens=False).input_ids
+            gap = "" if prompt.text[-1].isspace() else " "
+            whole = tokenizer(prompt.text + gap + prompt.answer, add_special_tokens=False).input_ids
+            if whole[: len(front)] == front and len(whole) > len(front):
+                after = whole[len(front) :]
+            else:
+                after = tokenizer(gap + prompt.answer, add_special_tokens=False).input_ids
+            while len(after) > 1 and not tokenizer.decode(after[:1]).strip():
+                front, after = [*front, after[0]], after[1:]
+            tokens.append(torch.tensor(bos + front))
+            answers.append(after[0])
+        return cls(model, tokens, torch.tensor(answers), autocast=autocast)
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def correct(self) -> Bool[torch.Tensor, " prompts"]:
+        """Which prompts the model answers."""
+        return self.unchanged().token == self.answers
+
+    def unchanged(self) -> Answers:
+        """The answers of the model as it is."""
+        if self._answers is None:
+            self._run([])
+        assert self._answers is not None
+        return self._answers
+
+    def activations(self, hook_name: str) -> Float[torch.Tensor, "prompts d_in"]:
+        """At the last position of every prompt.
+
+        Raises:
+            ValueError: The model has no such hook.
+        """
+        if hook_name not in self._activations:
+            self._run([hook_name])
+        return self._activations[hook_name]
+
+    @torch.no_grad()
+    def replaced(
+        self,
+        hook_name: str,
+        prompts: Int[torch.Tensor, " runs"],
+        activations: Float[torch.Tensor, "runs d_in"],
+        progress: tqdm[Any] | None = None,
+    ) -> Answers:
+        """Run prompts with another activation at the last position of a hook."""
+        probability = torch.zeros(len(prompts))
+        token = torch.zeros(len(prompts), dtype=torch.long)
+        for rows, batch in self._batches(prompts):
+            new = activations[rows.to(activations.device)]
+
+            def replace(value: torch.Tensor, hook: object, new: torch.Tensor = new) -> torch.Tensor:  # noqa: ARG001
+                value = value.clone()
+                value[:, -1] = new.to(value).view_as(value[:, -1])
+                return value
+
+            with self._precision():
+                logits: Any = self.model.run_with_hooks(
+                    batch, fwd_hooks=[(hook_name, replace)], return_type="logits"
+                )
+            probability[rows], token[rows] = self._read(logits, prompts[rows])
+            if progress is not None:
+                progress.update(len(rows))
+        return Answers(probability, token)
+
+    @torch.no_grad()
+    def _run(self, hook_names: list[str]) -> None:
+        for name in hook_names:
+            if name not in self.model.hook_dict:
+                close = get_close_matches(name, list(self.model.hook_dict), n=3, cutoff=0.3)
+                raise ValueError(
+                    f"the model has no hook {name!r}, at which the SAE was trained"
+                    + (f"; the nearest are {close}" if close else "")
+                )
+        probability = torch.zeros(len(self))
+        token = torch.zeros(len(self), dtype=torch.long)
+        found: dict[str, torch.Tensor] = {}
+        with tqdm(total=len(self), desc="Prompts", unit="prompt", leave=False) as progress:
+            for rows, batch in self._batches(torch.arange(len(self))):
+                with self._precision():
+                    logits, cache = self.model.run_with_cache(
+                        batch, names_filter=hook_names, return_type="logits"
+                    )
+                probability[rows], token[rows] = self._read(logits, rows)
+                for name in hook_names:
+                    last = cache[name][:, -1].flatten(1).float()
+                    kept = found.setdefault(name, last.new_zeros(len(self), last.shape[1]))
+                    kept[rows.to(kept.device)] = last
+                progress.update(len(rows))
+        self._activations |= found
+        self._answers = Answers(probability, token)
+
+    def _precision(self) -> torch.autocast:
+        return torch.autocast(self._device.type, torch.bfloat16, enabled=self._autocast)
+
+    def _batches(
+        self, prompts: Int[torch.Tensor, " runs"]
+    ) -> list[tuple[Int[torch.Tensor, " batch"], Int[torch.Tensor, "batch position"]]]:
+        """Prompts of one length together, so that nothing is padded."""
+        by_length: dict[int, list[int]] = defaultdict(list)
+        for row, prompt in enumerate(prompts.tolist()):
+            by_length[len(self.tokens[prompt])].append(row)
+        return [
+            (rows, torch.stack([self.tokens[int(prompts[r])] for r in rows]).to(self._device))
+            for members in by_length.values()
+            for rows in torch.tensor(members).split(self._batch_size)
+        ]
+
+    def _read(
+        self, logits: torch.Tensor, prompts: Int[torch.Tensor, " batch"]
+    ) -> tuple[Float[torch.Tensor, " batch"], Int[torch.Tensor, " batch"]]:
+        last = logits[:, -1].float().softmax(-1).cpu()
+        return last.gather(1, self.answers[prompts, None])[:, 0], last.argmax(-1)
+
+
+@torch.no_grad()
+def ablate(
+    model: PromptedModel,
+    hook_name: str,
+    prompts: Int[torch.Tensor, " samples"],
+    x: Float[torch.Tensor, "samples d_in"],
+    codes: Mapping[str, SparseCodes],
+    atoms: Float[torch.Tensor, "d_sae d_in"],
+    n_ablated: Sequence[int],
+) -> pd.DataFrame:
+    """Subtract the largest features' contribution from x and let the model answer.
+
+    Args:
+        prompts: That the model answers correctly; `x` are its activations there.
+        codes: By method; one with fewer rows than x belongs to the first ones.
+        n_ablated: How many features, one run each.
+
+    Returns:
+        A row per method and number: `breaking_rate`, the share of the prompts whose answer changes,
+        and `probability_drop`, of the right answer on average.
+    """
+    cases = [
+        (method, code, min(len(code.indices), len(x)), k)
+        for method, code in codes.items()
+        for k in n_ablated
+    ]
+    # all in one go: prompts of one length fill batches together
+    without = [x[:n] - code.pick(slice(n)).largest(k).decode(atoms) for _, code, n, k in cases]
+    runs = torch.cat([prompts[:n] for _, _, n, _ in cases])
+    with tqdm(total=len(runs), desc="Ablation", unit="run", leave=False) as progress:
+        answers = model.replaced(hook_name, runs, torch.cat(without), progress)
+    broken = answers.token != model.answers[runs]
+    drop = model.unchanged().probability[runs] - answers.probability
+    sizes = [n for _, _, n, _ in cases]
+    return pd.DataFrame(
+        {
+            "method": method,
+            "features": k,
+            "n_prompts": n,
+            "breaking_rate": of_case.double().mean().item(),
+            "probability_drop": drop_of_case.mean().item(),
+        }
+        for (method, _, n, k), of_case, drop_of_case in zip(
+            cases, broken.split(sizes), drop.split(sizes), strict=True
+        )
+    )

@@ -1,0 +1,81 @@
+"""Finished parts of a study, so that an interrupted one goes on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from safetensors.torch import load_file, save_file
+
+from sae_lens_isae.files import write_json, write_whole
+from sae_lens_isae.solvers import SparseCodes
+
+
+def fingerprint(tensors: Sequence[torch.Tensor], settings: Any) -> str:
+    """A name for a computation: equal weights, activations and settings have an equal one."""
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
+    for tensor in tensors:
+        digest.update(str((tensor.dtype, tuple(tensor.shape))).encode())
+        digest.update(
+            tensor.detach().contiguous().cpu().view(-1).view(torch.uint8).numpy().tobytes()
+        )
+    return digest.hexdigest()[:16]
+
+
+class Parts:
+    """Parts of one study by name, kept in a folder, or nowhere without one."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+        self.seconds: dict[str, float] = {}
+        """What computing each part took; parts that were there are left out."""
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def codes(
+        self, name: str, device: torch.device, compute: Callable[[], list[SparseCodes]]
+    ) -> list[SparseCodes]:
+        """Codes, one for every start."""
+        path = self._path(f"{name}.safetensors")
+        if path is not None and path.exists():
+            kept = load_file(path, str(device))
+            d_sae = int(kept["d_sae"])
+            return [
+                SparseCodes(kept[f"indices_{i}"], kept[f"values_{i}"], d_sae)
+                for i in range(len(kept) // 2)
+            ]
+        found = self._timed(name, compute)
+        if path is not None:
+            tensors = {"d_sae": torch.tensor(found[0].d_sae)}
+            for i, codes in enumerate(found):
+                tensors[f"indices_{i}"] = codes.indices.contiguous()
+                tensors[f"values_{i}"] = codes.values.contiguous()
+            write_whole(path, lambda scratch: save_file(tensors, scratch))
+        return found
+
+    def table(self, name: str, compute: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+        """A table of numbers."""
+        path = self._path(f"{name}.json")
+        if path is not None and path.exists():
+            return pd.DataFrame(json.loads(path.read_text(encoding="utf-8")))
+        found = self._timed(name, compute)
+        if path is not None:
+            write_json(path, json.loads(str(found.to_json(orient="records"))))
+        return found
+
+    def _path(self, name: str) -> Path | None:
+        return None if self._folder is None else self._folder / name
+
+    def _timed(self, name: str, compute: Callable[[], Any]) -> Any:
+        start = time.perf_counter()
+        found = compute()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self.seconds[name] = time.perf_counter() - start
+        return found

@@ -1,0 +1,48 @@
+"""Prompts with known answers, from a CSV file."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+DEFAULT_PROMPTS = Path(str(files("sae_lens_isae.recoding") / "facts.csv"))
+"""Capitals, arithmetic, opposites and the like, written for this package."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A text and what should come next."""
+
+    text: str
+    answer: str
+
+
+def load_prompts(path: Path) -> list[Prompt]:
+    """Read a CSV file with the columns `prompt` and `answer`.
+
+    The answer is compared by its first token. It follows after a space, unless the prompt ends
+    with one (`"3 + 4 = ",7`).
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: A column is missing, a row is empty, or there are no rows.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file of prompts {path}")
+    with path.open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        missing = {"prompt", "answer"} - set(reader.fieldnames or ())
+        if missing:
+            raise ValueError(
+                f"{path} has no column {' and no column '.join(sorted(missing))}; its first line "
+                "must be prompt,answer"
+            )
+        prompts = [Prompt(row["prompt"] or "", (row["answer"] or "").strip()) for row in reader]
+    for line, prompt in enumerate(prompts, start=2):
+        if not prompt.text.strip() or not prompt.answer:
+            raise ValueError(f"{path}, row {line}: prompt or answer is empty")
+    if not prompts:
+        raise ValueError(f"{path} holds no prompts")
+    return prompts

@@ -1,0 +1,430 @@
+"""The whole study of paper 4 on one or more SAEs."""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from sae_lens import SAE
+from tqdm.auto import tqdm
+
+from sae_lens_isae.identifiability.linear_model import LinearModel
+from sae_lens_isae.recoding.ablation import PromptedModel, ablate
+from sae_lens_isae.recoding.agreement import agreement, jaccard
+from sae_lens_isae.recoding.algorithms import (
+    ENCODER,
+    GD,
+    IHT,
+    IHT_ENCODER,
+    OMP,
+    OMP_EXCLUDE,
+    Recoder,
+    Samples,
+)
+from sae_lens_isae.recoding.cache import Parts, fingerprint
+from sae_lens_isae.recoding.decoders import RefittedDecoder, refit_decoder
+from sae_lens_isae.recoding.robustness import latent_agreement
+from sae_lens_isae.solvers import SparseCodes
+
+SCHEMA = "sae-lens-isae/recode/1"
+
+_CPU_GD_SAMPLES = 64
+_FEW_SAMPLES_PER_COMPONENT = 4
+
+
+@dataclass(frozen=True)
+class RecodeSettings:
+    """What is computed; the defaults are paper 4's."""
+
+    exclude: tuple[int, ...] = (1, 2, 3)
+    """OMP without the encoder's largest N features, for these N."""
+    n_components: int = 50
+    """Principal components of the codes for R2 and CCA."""
+    gd_samples: int | None = None
+    """Samples for GD-sparse, which costs as much as everything else together: 64 by default on a
+    CPU, all on a GPU. Parts with several levels share as many among them, unless it is all."""
+    gd_starts: int = 2
+    """Random starts of GD-sparse."""
+    noise_levels: tuple[float, ...] = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+    noise_samples: int = 100
+    decoder_k: tuple[int, ...] = (2, 4, 8, 16, 32, 64)
+    """Sparsity of the codes that decoders are refitted to, as far as the encoder's reaches."""
+    ridge: float = 1e-6
+    ablation_k: tuple[int, ...] = (1, 3, 5, 10, 20)
+    """How many features are ablated."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        positive = {
+            "exclude": self.exclude,
+            "n_components": (self.n_components,),
+            "gd_samples": () if self.gd_samples is None else (self.gd_samples,),
+            "gd_starts": (self.gd_starts,),
+            "noise_levels": self.noise_levels,
+            "noise_samples": (self.noise_samples,),
+            "decoder_k": self.decoder_k,
+            "ridge": (self.ridge,),
+            "ablation_k": self.ablation_k,
+        }
+        for name, values in positive.items():
+            for value in values:
+                if not value > 0 or not math.isfinite(value):
+                    raise ValueError(f"{name} must be > 0, got {value}")
+
+
+@dataclass(frozen=True)
+class RecodedSAE:
+    """What the study found on one SAE. Every table has a column `method`."""
+
+    name: str
+    architecture: str
+    d_sae: int
+    hook_name: str | None
+    n_samples: int
+    """With a latent in their code."""
+    n_empty: int
+    """Samples whose code is zero; they are left out."""
+    mean_k: float
+    agreement: pd.DataFrame
+    """Per method: the fields of `Agreement`, means over random starts; `starts` is the Jaccard
+    overlap of two starts."""
+    noise: pd.DataFrame
+    """Per method and `sigma`: `jaccard` with the codes of the clean activations."""
+    decoders: pd.DataFrame
+    """Per method and `k`: `cosine` of refitted atoms to the SAE's own."""
+    decoder_pairs: pd.DataFrame
+    """Per pair `method`, `other` and `k`: `cosine` of the refitted atoms of shared latents."""
+    ablation: pd.DataFrame | None
+    """Per method and number of `features`; None without prompts that the model answers."""
+    latents: pd.DataFrame
+    """Per latent that the encoder uses, see `latent_agreement`."""
+    notes: list[str]
+    seconds: dict[str, float]
+    """What each part took in this run."""
+
+
+@dataclass(frozen=True)
+class RecodingReport:
+    """The study on several SAEs."""
+
+    saes: list[RecodedSAE]
+    settings: RecodeSettings
+    n_prompts: int | None = None
+    n_correct: int | None = None
+    model: str | None = None
+    activations: str = "tensor"
+    device: str = "cpu"
+    schema: str = field(default=SCHEMA, init=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON; the tables of latents are files of their own."""
+        saes: list[dict[str, Any]] = []
+        for sae in self.saes:
+            fields: dict[str, Any] = {}
+            for name, value in vars(sae).items():
+                if isinstance(value, pd.DataFrame):
+                    if name != "latents":
+                        # pandas writes missing values as null, which plain json does not
+                        fields[name] = json.loads(str(value.to_json(orient="records")))
+                else:
+                    fields[name] = value
+            saes.append(fields)
+        return {**vars(self), "saes": saes, "settings": asdict(self.settings)}
+
+
+def recode(
+    saes: Mapping[str, SAE[Any]],
+    activations: Float[torch.Tensor, "samples d_in"] | PromptedModel,
+    settings: RecodeSettings | None = None,
+    *,
+    cache: Path | None = None,
+) -> RecodingReport:
+    """Code the same activations by other sparse coding algorithms and compare with the encoder.
+
+    Args:
+        saes: By name, of any architecture that SAELens loads.
+        activations: At the SAEs' hook; or a model and prompts, whose activations at the last
+            position are taken, and in which the features are ablated.
+        cache: Folder for finished parts, with which an interrupted study goes on.
+
+    Raises:
+        ValueError: An SAE does not fit the activations or the model, activations are not finite,
+            or no sample has a latent.
+    """
+    settings = settings or RecodeSettings()
+    prompted = activations if isinstance(activations, PromptedModel) else None
+    found = [
+        _Study(name, LinearModel(sae), activations, settings, cache).run()
+        for name, sae in tqdm(
+            saes.items(), desc="SAEs", unit="SAE", leave=False, disable=len(saes) < 2
+        )
+    ]
+    return RecodingReport(
+        saes=found,
+        settings=settings,
+        n_prompts=None if prompted is None else len(prompted),
+        n_correct=None if prompted is None else int(prompted.correct.sum()),
+        device=str(next(iter(saes.values())).device),
+    )
+
+
+class _Study:
+    """The study on one SAE."""
+
+    def __init__(
+        self,
+        name: str,
+        model: LinearModel,
+        activations: Float[torch.Tensor, "samples d_in"] | PromptedModel,
+        settings: RecodeSettings,
+        cache: Path | None,
+    ) -> None:
+        self._name = name
+        self._model = model
+        self._settings = settings
+        self._hook: str | None = model.cfg.metadata.hook_name
+        self._prompted = activations if isinstance(activations, PromptedModel) else None
+        if isinstance(activations, PromptedModel):
+            if self._hook is None:
+                raise ValueError(f"{name}: the SAE's metadata names no hook to take activations at")
+            activations = activations.activations(self._hook)
+        self._recoder = Recoder(model, settings.seed)
+        try:
+            encoded = self._recoder.encode(activations)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
+        # in random order: any first samples are a random subset
+        order = torch.randperm(len(encoded), generator=torch.Generator().manual_seed(settings.seed))
+        order = order[encoded.k[order] > 0]
+        if not len(order):
+            raise ValueError(
+                f"{name}: the encoder gives the zero code to all {len(encoded)} samples"
+            )
+        self._order = order
+        self._samples = encoded.pick(order.to(model.device))
+        self._n_empty = len(encoded) - len(order)
+        self._notes = self._first_notes()
+        if cache is not None:
+            cache /= fingerprint([*model.tensors(), activations], asdict(settings))
+        self._parts = Parts(cache)
+        gd = settings.gd_samples
+        if gd is None:
+            gd = _CPU_GD_SAMPLES if self._samples.x.device.type == "cpu" else len(self._samples)
+        self._n_gd = min(gd, len(self._samples))
+
+    def run(self) -> RecodedSAE:
+        codes = self._codes()
+        return RecodedSAE(
+            name=self._name,
+            architecture=self._model.cfg.architecture(),
+            d_sae=self._model.d_sae,
+            hook_name=self._hook,
+            n_samples=len(self._samples),
+            n_empty=self._n_empty,
+            mean_k=self._samples.k.double().mean().item(),
+            agreement=self._parts.table("agreement", lambda: self._agreement(codes)),
+            noise=self._noise(codes),
+            **self._decoders(),
+            ablation=self._ablation(codes),
+            latents=latent_agreement(
+                self._samples.codes, {m: c[0] for m, c in codes.items() if m != ENCODER}
+            ),
+            notes=self._notes,
+            seconds=self._parts.seconds,
+        )
+
+    def _first_notes(self) -> list[str]:
+        n, components = len(self._samples), self._settings.n_components
+        notes: list[str] = []
+        if self._n_empty:
+            notes.append(f"{self._n_empty} samples with the zero code are left out")
+        if n < _FEW_SAMPLES_PER_COMPONENT * components:
+            notes.append(
+                f"{n} samples are few for {components} principal components: unrelated codes would "
+                "have high R2 and CCA too, see 'chance'"
+            )
+            warnings.warn(f"{self._name}: {notes[-1]}", stacklevel=5)
+        return notes
+
+    def _methods(self) -> Iterator[str]:
+        yield OMP
+        yield from (f"{OMP_EXCLUDE}{n}" for n in self._settings.exclude)
+        yield from (IHT_ENCODER, IHT, GD)
+
+    def _first(self, n: int) -> Samples:
+        return self._samples.pick(slice(n))
+
+    def _gd_share(self, n_levels: int, n: int) -> int:
+        """Samples for GD-sparse at each of several levels."""
+        everything = self._n_gd == len(self._samples)
+        return n if everything else min(n, max(1, self._n_gd // n_levels))
+
+    def _label(self, what: str) -> str:
+        return f"{self._name}: {what}"
+
+    def _codes(self) -> dict[str, list[SparseCodes]]:
+        codes = {ENCODER: [self._samples.codes]}
+        for method in self._methods():
+            samples = self._first(self._n_gd) if method == GD else self._samples
+            starts = self._settings.gd_starts if method == GD else 1
+
+            def compute(
+                method: str = method, samples: Samples = samples, starts: int = starts
+            ) -> list[SparseCodes]:
+                return self._recoder.recode(method, samples, starts, self._label(method))
+
+            codes[method] = self._parts.codes(method, self._samples.x.device, compute)
+        if self._n_gd < len(self._samples):
+            self._notes.append(
+                f"GD-sparse on {self._n_gd} of {len(self._samples)} samples, drawn at random"
+            )
+        return codes
+
+    def _agreement(self, codes: Mapping[str, list[SparseCodes]]) -> pd.DataFrame:
+        rows: list[dict[str, Any]] = []
+        for method, starts in codes.items():
+            if method == ENCODER:
+                continue
+            samples = self._first(len(starts[0].indices))
+            each = pd.DataFrame(
+                [
+                    asdict(
+                        agreement(
+                            samples.codes,
+                            code,
+                            samples.target,
+                            self._model.atoms,
+                            self._settings.n_components,
+                        )
+                    )
+                    for code in starts
+                ]
+            )
+            overlap = jaccard(starts[0], starts[1]).mean().item() if len(starts) > 1 else None
+            mean = each.astype(float).mean().to_dict()
+            rows.append({"method": method, **mean, "n_samples": len(samples), "starts": overlap})
+        return pd.DataFrame(rows)
+
+    def _noise(self, codes: Mapping[str, list[SparseCodes]]) -> pd.DataFrame:
+        settings = self._settings
+        n = min(settings.noise_samples, len(self._samples))
+        n_gd = self._gd_share(len(settings.noise_levels), n)
+        tables: list[pd.DataFrame] = []
+        for sigma in settings.noise_levels:
+            for method in (ENCODER, OMP, IHT, GD):
+
+                def compute(method: str = method, sigma: float = sigma) -> pd.DataFrame:
+                    some = n_gd if method == GD else n
+                    noisy = self._noisy(n, sigma).pick(slice(some))
+                    label = self._label(f"{method}, noise {sigma}")
+                    (found,) = self._recoder.recode(method, noisy, 1, label)
+                    overlap = jaccard(codes[method][0].pick(slice(some)), found)
+                    row = {"method": method, "sigma": sigma, "n_samples": some}
+                    return pd.DataFrame([{**row, "jaccard": overlap.mean().item()}])
+
+                tables.append(self._parts.table(f"noise_{method}_{sigma}", compute))
+        return pd.concat(tables, ignore_index=True)
+
+    def _noisy(self, n: int, sigma: float) -> Samples:
+        x = self._samples.x[:n]
+        generator = torch.Generator().manual_seed(self._settings.seed)
+        noise = torch.randn(x.shape, generator=generator).to(x)
+        return self._recoder.encode(x + sigma * noise)
+
+    def _decoders(self) -> dict[str, pd.DataFrame]:
+        longest = int(self._samples.k.max())
+        levels = [k for k in self._settings.decoder_k if k <= longest]
+        if len(levels) < len(self._settings.decoder_k):
+            self._notes.append(
+                f"decoders are refitted for k up to {levels[-1] if levels else 0}: the encoder "
+                f"uses at most {longest} latents"
+            )
+        alone: list[pd.DataFrame] = []
+        pairs: list[pd.DataFrame] = []
+        for k in levels:
+            found = self._parts.table(
+                f"decoders_{k}", lambda k=k: self._decoders_at(k, len(levels))
+            )
+            alone.append(found.loc[found["other"].isna()].drop(columns="other"))
+            pairs.append(found.loc[found["other"].notna()])
+        empty = pd.DataFrame(columns=["method", "other", "k", "n_samples", "cosine"])
+        return {
+            "decoders": pd.concat(alone or [empty], ignore_index=True),
+            "decoder_pairs": pd.concat(pairs or [empty], ignore_index=True),
+        }
+
+    def _decoders_at(self, k: int, n_levels: int) -> pd.DataFrame:
+        samples = self._samples.limited_to(k)
+        n_gd = self._gd_share(n_levels, len(samples))
+        methods = (ENCODER, OMP, IHT, GD)
+        codes: dict[str, SparseCodes] = {}
+        for method in methods:
+            some = samples.pick(slice(n_gd)) if method == GD else samples
+            label = self._label(f"{method}, k = {k}")
+            (codes[method],) = self._recoder.recode(method, some, 1, label)
+
+        def refit(method: str, n: int) -> RefittedDecoder:
+            target = self._samples.target[:n]
+            return refit_decoder(codes[method].pick(slice(n)), target, self._settings.ridge)
+
+        full = {method: refit(method, len(codes[method].indices)) for method in methods}
+        # what GD-sparse is compared with is refitted to the same samples
+        few = full if n_gd == len(samples) else {m: refit(m, n_gd) for m in methods}
+        rows: list[dict[str, Any]] = []
+        for i, method in enumerate(methods):
+            cosine = full[method].cosines_to(self._model.atoms)
+            n = len(codes[method].indices)
+            rows.append({"method": method, "other": None, "n_samples": n, "cosine": _mean(cosine)})
+            for other in methods[i + 1 :]:
+                fits = few if other == GD else full
+                cosine = fits[method].cosines_with(fits[other])
+                n = len(codes[other].indices)
+                rows.append(
+                    {"method": method, "other": other, "n_samples": n, "cosine": _mean(cosine)}
+                )
+        return pd.DataFrame(rows).assign(k=k)
+
+    def _ablation(self, codes: Mapping[str, list[SparseCodes]]) -> pd.DataFrame | None:
+        prompted, hook = self._prompted, self._hook
+        if prompted is None or hook is None:
+            return None
+        correct = prompted.correct[self._order]
+        if not correct.any():
+            self._notes.append(
+                f"no ablation: the model answers none of the {len(prompted)} prompts correctly"
+            )
+            warnings.warn(f"{self._name}: {self._notes[-1]}", stacklevel=4)
+            return None
+        rows = correct.nonzero()[:, 0]
+        of_correct = {
+            # a method that saw only the first samples has codes of the first correct ones
+            method: starts[0].pick(rows[rows < len(starts[0].indices)].to(starts[0].indices.device))
+            for method, starts in codes.items()
+        }
+        return self._parts.table(
+            "ablation",
+            lambda: ablate(
+                prompted,
+                hook,
+                self._prompt_of(rows),
+                self._samples.x[rows.to(self._samples.x.device)],
+                {m: c for m, c in of_correct.items() if len(c.indices)},
+                self._model.atoms,
+                self._settings.ablation_k,
+            ),
+        )
+
+    def _prompt_of(self, rows: Int[torch.Tensor, " samples"]) -> Int[torch.Tensor, " samples"]:
+        return self._order[rows]
+
+
+def _mean(values: torch.Tensor) -> float | None:
+    return values.mean().item() if len(values) else None
