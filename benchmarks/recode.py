@@ -34,7 +34,7 @@ PARTS = {
     "noise": lambda name: name.startswith("noise") and GD not in name,
     "noise, GD-sparse": lambda name: name.startswith("noise") and GD in name,
     "decoders": lambda name: name.startswith("decoders"),
-    "ablation": lambda name: name == "ablation",
+    "ablation": lambda name: name.startswith("ablation"),
 }
 TABLES_1_TO_3 = ("OMP, Gram matrix included", "OMP without the largest", "IHT", "agreement")
 

@@ -50,6 +50,7 @@ from sae_lens_isae.identifiability import (
     open_activations,
     pairwise_identifiability,
 )
+from sae_lens_isae.recoding import PromptedModel, RecodeSettings, RecodingReport, recode
 
 __version__ = "0.1.0"
 
@@ -68,6 +69,9 @@ __all__ = [
     "LinearModel",
     "PairIdentifiability",
     "PairwiseReport",
+    "PromptedModel",
+    "RecodeSettings",
+    "RecodingReport",
     "RegularizedAbsTopKTrainingSAE",
     "RegularizedAbsTopKTrainingSAEConfig",
     "RegularizedBatchTopKTrainingSAE",
@@ -91,6 +95,7 @@ __all__ = [
     "match_dictionaries",
     "open_activations",
     "pairwise_identifiability",
+    "recode",
 ]
 
 _architectures.register()

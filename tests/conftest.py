@@ -7,7 +7,7 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from sae_lens.registry import get_sae_training_class
 
 import sae_lens_isae
 from sae_lens_isae.architectures.isae import ISAETrainingSAEConfig
+from sae_lens_isae.cli import main
 
 torch.set_num_threads(2)
 
@@ -167,3 +168,32 @@ def tiny_model(tmp_path_factory) -> tuple[Path, Path]:
         )
     ).save_pretrained(model_folder)
     return model_folder, text_folder
+
+
+def isae(*args: object, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    """The command line in a process of its own, without a network."""
+    return subprocess.run(
+        [sys.executable, "-m", "sae_lens_isae", *map(str, args)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "2", "HF_HUB_OFFLINE": "1", "COLUMNS": "160", **env},
+    )
+
+
+def complaint(
+    arguments: Sequence[object],
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> str:
+    """What the command says of bad input; in this process, for starting one takes seconds."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", ["isae", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 1
+    said = capsys.readouterr().err
+    assert "Traceback" not in said
+    return said

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
-import sys
 
 import pandas as pd
 import pytest
@@ -16,8 +14,7 @@ from sae_lens import SAE
 from safetensors.torch import load_file, save_file
 
 from sae_lens_isae import ISAEMESAE
-from sae_lens_isae.cli import main
-from tests.conftest import D_IN, D_SAE, K, isae_config, make_sae, run_python
+from tests.conftest import D_IN, D_SAE, K, complaint, isae, isae_config, make_sae, run_python
 
 RUNNER = {
     "model_class_name": "AutoModelForCausalLM",
@@ -33,17 +30,6 @@ RUNNER = {
     "lr": 0.003,
     "checkpoint_path": None,
 }
-
-
-def isae(*args, cwd):
-    return subprocess.run(
-        [sys.executable, "-m", "sae_lens_isae", *map(str, args)],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "2", "HF_HUB_OFFLINE": "1", "COLUMNS": "160"},
-    )
 
 
 @pytest.fixture
@@ -161,18 +147,6 @@ def test_bad_config_is_one_sentence(config, tmp_path, change, message, monkeypat
     settings = {**yaml.safe_load(config.read_text()), **change}
     config.write_text(yaml.safe_dump(settings))
     assert message in complaint(("train", "--config", config), tmp_path, monkeypatch, capsys)
-
-
-def complaint(arguments, folder, monkeypatch, capsys):
-    """What the command says of bad input; in this process, for starting one takes seconds."""
-    monkeypatch.chdir(folder)
-    monkeypatch.setattr(sys, "argv", ["isae", *map(str, arguments)])
-    with pytest.raises(SystemExit) as stop:
-        main()
-    assert stop.value.code == 1
-    said = capsys.readouterr().err
-    assert "Traceback" not in said
-    return said
 
 
 def test_bad_pairwise_input_is_one_sentence(tmp_path, monkeypatch, capsys):

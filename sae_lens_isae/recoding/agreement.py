@@ -25,10 +25,10 @@ class Agreement:
     """Mean overlap of the supports, |S & S'| / |S | S'|."""
     cosine: float
     r2: float | None
-    """Share of the variance that a linear map of the other code explains, mean of both directions,
-    on the principal components; None where a code does not vary."""
-    r2_uniform: float | None
-    """The same with every component counting alike, whatever its variance."""
+    """R2 of a linear map from one code's principal components to the other's, mean over components
+    (scikit-learn's default) and both directions; None where a code does not vary."""
+    r2_weighted: float | None
+    """The same with components weighted by their variance: the share of it that is explained."""
     cca: float | None
     """Mean canonical correlation of the principal components."""
     procrustes: float | None
@@ -81,7 +81,7 @@ def agreement(
         jaccard=overlap.mean().item(),
         cosine=cosine.mean().item(),
         r2=linear.r2 if linear else None,
-        r2_uniform=linear.r2_uniform if linear else None,
+        r2_weighted=linear.r2_weighted if linear else None,
         cca=linear.cca if linear else None,
         procrustes=procrustes,
         disparity=disparity,
@@ -93,7 +93,6 @@ def agreement(
 
 def jaccard(a: SparseCodes, b: SparseCodes) -> Float[torch.Tensor, " samples"]:
     """Overlap of the supports of every sample; 1 where both are empty."""
-    width = a.indices.shape[1]
     # codes without their empty places: -1 and -2 are equal to no latent and not to each other
     of_a = a.indices.masked_fill(a.values == 0, -1)
     of_b = b.indices.masked_fill(b.values == 0, -2).to(of_a.device)
@@ -101,7 +100,7 @@ def jaccard(a: SparseCodes, b: SparseCodes) -> Float[torch.Tensor, " samples"]:
     both = ((together[:, 1:] == together[:, :-1]) & (together[:, 1:] >= 0)).sum(-1)
     either = (of_a >= 0).sum(-1) + (of_b >= 0).sum(-1) - both
     full = torch.ones(len(of_a), device=of_a.device)
-    return torch.where(either > 0, both / either.clamp_min(1), full) if width else full
+    return torch.where(either > 0, both / either.clamp_min(1), full)
 
 
 class _Components(NamedTuple):
@@ -113,7 +112,7 @@ class _Components(NamedTuple):
 
 class _LinearFit(NamedTuple):
     r2: float
-    r2_uniform: float
+    r2_weighted: float
     cca: float
     chance: float
 
@@ -159,8 +158,8 @@ def _linear_fit(a: _Components, b: _Components) -> _LinearFit:
     ]
     n = len(a.basis)
     return _LinearFit(
-        r2=sum(weighted) / 2,
-        r2_uniform=(of_a.mean().item() + of_b.mean().item()) / 2,
+        r2=(of_a.mean().item() + of_b.mean().item()) / 2,
+        r2_weighted=sum(weighted) / 2,
         cca=torch.linalg.svdvals(overlap).clamp_max(1).mean().item(),
         chance=(a.basis.shape[1] + b.basis.shape[1]) / 2 / (n - 1),
     )

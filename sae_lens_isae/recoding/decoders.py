@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
+import pandas as pd
 import torch
 from jaxtyping import Float, Int
 
@@ -57,3 +60,44 @@ def refit_decoder(
     values, vectors = torch.linalg.eigh(z @ z.T if dual else z.T @ z)
     inverse = (vectors / (values.clamp_min(0) + ridge)) @ vectors.T
     return RefittedDecoder(latents, z.T @ (inverse @ x) if dual else inverse @ (z.T @ x))
+
+
+def compare_decoders(
+    codes: Mapping[str, SparseCodes],
+    target: Float[torch.Tensor, "samples d_in"],
+    dictionary: Float[torch.Tensor, "d_sae d_in"],
+    ridge: float = 1e-6,
+) -> pd.DataFrame:
+    """Refit a decoder to every method's codes and compare it with the SAE's and with the others.
+
+    A method with fewer codes than samples belongs to the first ones; what it is compared with is
+    refitted to these, too.
+
+    Returns:
+        A row per `method`, with the mean `cosine` to the SAE's atoms, and a row per pair of it and
+        an `other`, with that of the latents they share.
+    """
+    fits: dict[tuple[str, int], RefittedDecoder] = {}
+
+    def fit(method: str, n: int) -> RefittedDecoder:
+        if (method, n) not in fits:
+            fits[method, n] = refit_decoder(codes[method].pick(slice(n)), target[:n], ridge)
+        return fits[method, n]
+
+    rows: list[dict[str, Any]] = []
+    methods = list(codes)
+    for i, method in enumerate(methods):
+        n = len(codes[method].indices)
+        alone = fit(method, n).cosines_to(dictionary)
+        rows.append({"method": method, "other": None, "n_samples": n, "cosine": _mean(alone)})
+        for other in methods[i + 1 :]:
+            shared = min(n, len(codes[other].indices))
+            both = fit(method, shared).cosines_with(fit(other, shared))
+            rows.append(
+                {"method": method, "other": other, "n_samples": shared, "cosine": _mean(both)}
+            )
+    return pd.DataFrame(rows)
+
+
+def _mean(values: torch.Tensor) -> float | None:
+    return values.mean().item() if len(values) else None

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import math
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from sae_lens import SAE
 from tqdm.auto import tqdm
 
@@ -30,114 +28,13 @@ from sae_lens_isae.recoding.algorithms import (
     Samples,
 )
 from sae_lens_isae.recoding.cache import Parts, fingerprint
-from sae_lens_isae.recoding.decoders import RefittedDecoder, refit_decoder
+from sae_lens_isae.recoding.decoders import compare_decoders
+from sae_lens_isae.recoding.results import SCHEMA, RecodedSAE, RecodeSettings, RecodingReport
 from sae_lens_isae.recoding.robustness import latent_agreement
 from sae_lens_isae.solvers import SparseCodes
 
-SCHEMA = "sae-lens-isae/recode/1"
-
 _CPU_GD_SAMPLES = 64
 _FEW_SAMPLES_PER_COMPONENT = 4
-
-
-@dataclass(frozen=True)
-class RecodeSettings:
-    """What is computed; the defaults are paper 4's."""
-
-    exclude: tuple[int, ...] = (1, 2, 3)
-    """OMP without the encoder's largest N features, for these N."""
-    n_components: int = 50
-    """Principal components of the codes for R2 and CCA."""
-    gd_samples: int | None = None
-    """Samples for GD-sparse, which costs as much as everything else together: 64 by default on a
-    CPU, all on a GPU. Parts with several levels share as many among them, unless it is all."""
-    gd_starts: int = 2
-    """Random starts of GD-sparse."""
-    noise_levels: tuple[float, ...] = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
-    noise_samples: int = 100
-    decoder_k: tuple[int, ...] = (2, 4, 8, 16, 32, 64)
-    """Sparsity of the codes that decoders are refitted to, as far as the encoder's reaches."""
-    ridge: float = 1e-6
-    ablation_k: tuple[int, ...] = (1, 3, 5, 10, 20)
-    """How many features are ablated."""
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        positive = {
-            "exclude": self.exclude,
-            "n_components": (self.n_components,),
-            "gd_samples": () if self.gd_samples is None else (self.gd_samples,),
-            "gd_starts": (self.gd_starts,),
-            "noise_levels": self.noise_levels,
-            "noise_samples": (self.noise_samples,),
-            "decoder_k": self.decoder_k,
-            "ridge": (self.ridge,),
-            "ablation_k": self.ablation_k,
-        }
-        for name, values in positive.items():
-            for value in values:
-                if not value > 0 or not math.isfinite(value):
-                    raise ValueError(f"{name} must be > 0, got {value}")
-
-
-@dataclass(frozen=True)
-class RecodedSAE:
-    """What the study found on one SAE. Every table has a column `method`."""
-
-    name: str
-    architecture: str
-    d_sae: int
-    hook_name: str | None
-    n_samples: int
-    """With a latent in their code."""
-    n_empty: int
-    """Samples whose code is zero; they are left out."""
-    mean_k: float
-    agreement: pd.DataFrame
-    """Per method: the fields of `Agreement`, means over random starts; `starts` is the Jaccard
-    overlap of two starts."""
-    noise: pd.DataFrame
-    """Per method and `sigma`: `jaccard` with the codes of the clean activations."""
-    decoders: pd.DataFrame
-    """Per method and `k`: `cosine` of refitted atoms to the SAE's own."""
-    decoder_pairs: pd.DataFrame
-    """Per pair `method`, `other` and `k`: `cosine` of the refitted atoms of shared latents."""
-    ablation: pd.DataFrame | None
-    """Per method and number of `features`; None without prompts that the model answers."""
-    latents: pd.DataFrame
-    """Per latent that the encoder uses, see `latent_agreement`."""
-    notes: list[str]
-    seconds: dict[str, float]
-    """What each part took in this run."""
-
-
-@dataclass(frozen=True)
-class RecodingReport:
-    """The study on several SAEs."""
-
-    saes: list[RecodedSAE]
-    settings: RecodeSettings
-    n_prompts: int | None = None
-    n_correct: int | None = None
-    model: str | None = None
-    activations: str = "tensor"
-    device: str = "cpu"
-    schema: str = field(default=SCHEMA, init=False)
-
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON; the tables of latents are files of their own."""
-        saes: list[dict[str, Any]] = []
-        for sae in self.saes:
-            fields: dict[str, Any] = {}
-            for name, value in vars(sae).items():
-                if isinstance(value, pd.DataFrame):
-                    if name != "latents":
-                        # pandas writes missing values as null, which plain json does not
-                        fields[name] = json.loads(str(value.to_json(orient="records")))
-                else:
-                    fields[name] = value
-            saes.append(fields)
-        return {**vars(self), "saes": saes, "settings": asdict(self.settings)}
 
 
 def recode(
@@ -213,7 +110,9 @@ class _Study:
         self._n_empty = len(encoded) - len(order)
         self._notes = self._first_notes()
         if cache is not None:
-            cache /= fingerprint([*model.tensors(), activations], asdict(settings))
+            answers = [] if self._prompted is None else [self._prompted.answers]
+            tensors = [*model.tensors(), activations, *answers]
+            cache /= fingerprint(tensors, [SCHEMA, asdict(settings)])
         self._parts = Parts(cache)
         gd = settings.gd_samples
         if gd is None:
@@ -364,33 +263,13 @@ class _Study:
     def _decoders_at(self, k: int, n_levels: int) -> pd.DataFrame:
         samples = self._samples.limited_to(k)
         n_gd = self._gd_share(n_levels, len(samples))
-        methods = (ENCODER, OMP, IHT, GD)
         codes: dict[str, SparseCodes] = {}
-        for method in methods:
+        for method in (ENCODER, OMP, IHT, GD):
             some = samples.pick(slice(n_gd)) if method == GD else samples
             label = self._label(f"{method}, k = {k}")
             (codes[method],) = self._recoder.recode(method, some, 1, label)
-
-        def refit(method: str, n: int) -> RefittedDecoder:
-            target = self._samples.target[:n]
-            return refit_decoder(codes[method].pick(slice(n)), target, self._settings.ridge)
-
-        full = {method: refit(method, len(codes[method].indices)) for method in methods}
-        # what GD-sparse is compared with is refitted to the same samples
-        few = full if n_gd == len(samples) else {m: refit(m, n_gd) for m in methods}
-        rows: list[dict[str, Any]] = []
-        for i, method in enumerate(methods):
-            cosine = full[method].cosines_to(self._model.atoms)
-            n = len(codes[method].indices)
-            rows.append({"method": method, "other": None, "n_samples": n, "cosine": _mean(cosine)})
-            for other in methods[i + 1 :]:
-                fits = few if other == GD else full
-                cosine = fits[method].cosines_with(fits[other])
-                n = len(codes[other].indices)
-                rows.append(
-                    {"method": method, "other": other, "n_samples": n, "cosine": _mean(cosine)}
-                )
-        return pd.DataFrame(rows).assign(k=k)
+        found = compare_decoders(codes, samples.target, self._model.atoms, self._settings.ridge)
+        return found.assign(k=k)
 
     def _ablation(self, codes: Mapping[str, list[SparseCodes]]) -> pd.DataFrame | None:
         prompted, hook = self._prompted, self._hook
@@ -403,28 +282,28 @@ class _Study:
             )
             warnings.warn(f"{self._name}: {self._notes[-1]}", stacklevel=4)
             return None
-        rows = correct.nonzero()[:, 0]
-        of_correct = {
+        tables: list[pd.DataFrame] = []
+        for method, starts in codes.items():
             # a method that saw only the first samples has codes of the first correct ones
-            method: starts[0].pick(rows[rows < len(starts[0].indices)].to(starts[0].indices.device))
-            for method, starts in codes.items()
-        }
-        return self._parts.table(
-            "ablation",
-            lambda: ablate(
-                prompted,
-                hook,
-                self._prompt_of(rows),
-                self._samples.x[rows.to(self._samples.x.device)],
-                {m: c for m, c in of_correct.items() if len(c.indices)},
-                self._model.atoms,
-                self._settings.ablation_k,
-            ),
-        )
+            rows = correct[: len(starts[0].indices)].nonzero()[:, 0]
+            if not len(rows):
+                continue
 
-    def _prompt_of(self, rows: Int[torch.Tensor, " samples"]) -> Int[torch.Tensor, " samples"]:
-        return self._order[rows]
+            def compute(
+                method: str = method, code: SparseCodes = starts[0], rows: torch.Tensor = rows
+            ) -> pd.DataFrame:
+                at = rows.to(self._samples.x.device)
+                found = ablate(
+                    prompted,
+                    hook,
+                    self._order[rows],
+                    self._samples.x[at],
+                    code.pick(at),
+                    self._model.atoms,
+                    self._settings.ablation_k,
+                    self._label(f"ablation, {method}"),
+                )
+                return found.assign(method=method)
 
-
-def _mean(values: torch.Tensor) -> float | None:
-    return values.mean().item() if len(values) else None
+            tables.append(self._parts.table(f"ablation_{method}", compute))
+        return pd.concat(tables, ignore_index=True)

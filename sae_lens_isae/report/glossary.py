@@ -71,10 +71,10 @@ RECODE = {
     "GD": "GD-sparse: Adam with an l1 penalty, then the k largest coefficients.",
     "recon": "squared error over the encoder's; below 1 the encoder is not the best.",
     "Jacc": "overlap of the supports with the encoder's, mean over samples; 1: the same features.",
-    "R2": "share of the variance of 50 principal components of a code that a linear map of the "
-    "other code explains, mean of both directions; 1: the same information.",
+    "R2": "how well a linear map takes 50 principal components of one code to those of the other, "
+    "mean over components and both directions; 1: the same information.",
     "chance": "the R2 of unrelated codes with as many samples and components.",
-    "R2 unweighted": "every component counted alike, whatever its variance.",
+    "R2 weighted": "components weighted by their variance.",
     "retained": "share of the codes' variance in these components.",
     "Cos": "cosine of the two codes of a sample.",
     "CCA": "mean canonical correlation of the components.",

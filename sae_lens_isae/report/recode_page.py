@@ -8,7 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.colors import qualitative
 
-from sae_lens_isae.recoding.study import RecodingReport
+from sae_lens_isae.recoding.results import RecodingReport
 from sae_lens_isae.report.glossary import RECODE
 from sae_lens_isae.report.page import bullets, figure, html_table, paragraph, write_page
 from sae_lens_isae.report.recode_tables import recode_tables, robust_features

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from sae_lens_isae.recoding.algorithms import ENCODER, GD, IHT, IHT_ENCODER, OMP, OMP_EXCLUDE
-from sae_lens_isae.recoding.study import RecodedSAE, RecodingReport
+from sae_lens_isae.recoding.results import RecodedSAE, RecodingReport
 
 _SHORT = {ENCODER: "Enc", OMP: "OMP", IHT: "IHT", IHT_ENCODER: "IHT-enc", GD: "GD"}
 _MEASURES = {"jaccard": "Jacc", "r2": "R2", "cosine": "Cos", "cca": "CCA", "procrustes": "Proc"}
@@ -83,7 +83,7 @@ def _starts_table(report: RecodingReport) -> Table:
         "n_samples": "samples",
         "retained": "retained",
         "chance_r2": "chance",
-        "r2_uniform": "R2 unweighted",
+        "r2_weighted": "R2 weighted",
         "disparity": "disparity",
         "shared_correlation": "shared corr",
         "starts": "two starts",

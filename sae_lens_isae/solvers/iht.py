@@ -97,7 +97,11 @@ def iht(
 def _random_start(
     x: Float[torch.Tensor, "samples d_in"], d_sae: int, k: Int[torch.Tensor, " samples"], seed: int
 ) -> SparseCodes:
-    generator = torch.Generator().manual_seed(seed)
-    indices, used = keep_largest(torch.rand(len(x), d_sae, generator=generator), k)
-    values = _RANDOM_SCALE * torch.rand(indices.shape, generator=generator) * used
+    # a sample's start depends on the seed and its row, not on k or on how many samples there are
+    scores, scale = (
+        torch.rand(len(x), d_sae, generator=torch.Generator().manual_seed(2 * seed + i))
+        for i in range(2)
+    )
+    indices, used = keep_largest(scores, k)
+    values = _RANDOM_SCALE * scale.gather(1, indices) * used
     return SparseCodes(indices.to(x.device), values.to(x.device, x.dtype), d_sae)

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from sae_lens_isae.report.glossary import AUDIT, PAIRWISE
+from sae_lens_isae.report.glossary import AUDIT, PAIRWISE, RECODE
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 
 
-@pytest.mark.parametrize(("name", "line"), [*PAIRWISE.items(), *AUDIT.items()])
+@pytest.mark.parametrize(("name", "line"), [*PAIRWISE.items(), *AUDIT.items(), *RECODE.items()])
 def test_every_number_is_explained(name, line):
     escaped = line.replace("|", "\\|")
     assert f"| {name} | {escaped} |" in README

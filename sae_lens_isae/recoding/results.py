@@ -1,0 +1,111 @@
+"""What the recoding study is asked and what it answers."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pandas as pd
+
+SCHEMA = "sae-lens-isae/recode/1"
+
+
+@dataclass(frozen=True)
+class RecodeSettings:
+    """What is computed; the defaults are paper 4's."""
+
+    exclude: tuple[int, ...] = (1, 2, 3)
+    """OMP without the encoder's largest N features, for these N."""
+    n_components: int = 50
+    """Principal components of the codes for R2 and CCA."""
+    gd_samples: int | None = None
+    """Samples for GD-sparse, which costs as much as everything else together: 64 by default on a
+    CPU, all on a GPU. Parts with several levels share as many among them, unless it is all."""
+    gd_starts: int = 2
+    """Random starts of GD-sparse."""
+    noise_levels: tuple[float, ...] = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+    noise_samples: int = 100
+    decoder_k: tuple[int, ...] = (2, 4, 8, 16, 32, 64)
+    """Sparsity of the codes that decoders are refitted to, as far as the encoder's reaches."""
+    ridge: float = 1e-6
+    ablation_k: tuple[int, ...] = (1, 3, 5, 10, 20)
+    """How many features are ablated."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        positive = {
+            "exclude": self.exclude,
+            "n_components": (self.n_components,),
+            "gd_samples": () if self.gd_samples is None else (self.gd_samples,),
+            "gd_starts": (self.gd_starts,),
+            "noise_levels": self.noise_levels,
+            "noise_samples": (self.noise_samples,),
+            "decoder_k": self.decoder_k,
+            "ridge": (self.ridge,),
+            "ablation_k": self.ablation_k,
+        }
+        for name, values in positive.items():
+            for value in values:
+                if not value > 0 or not math.isfinite(value):
+                    raise ValueError(f"{name} must be > 0, got {value}")
+
+
+@dataclass(frozen=True)
+class RecodedSAE:
+    """What the study found on one SAE. Every table has a column `method`."""
+
+    name: str
+    architecture: str
+    d_sae: int
+    hook_name: str | None
+    n_samples: int
+    """With a latent in their code."""
+    n_empty: int
+    """Samples whose code is zero; they are left out."""
+    mean_k: float
+    agreement: pd.DataFrame
+    """Per method: the fields of `Agreement`, means over random starts; `starts` is the Jaccard
+    overlap of two starts."""
+    noise: pd.DataFrame
+    """Per method and `sigma`: `jaccard` with the codes of the clean activations."""
+    decoders: pd.DataFrame
+    """Per method and `k`: `cosine` of refitted atoms to the SAE's own."""
+    decoder_pairs: pd.DataFrame
+    """Per pair `method`, `other` and `k`: `cosine` of the refitted atoms of shared latents."""
+    ablation: pd.DataFrame | None
+    """Per method and number of `features`; None without prompts that the model answers."""
+    latents: pd.DataFrame
+    """Per latent that the encoder uses, see `latent_agreement`."""
+    notes: list[str]
+    seconds: dict[str, float]
+    """What each part took in this run."""
+
+
+@dataclass(frozen=True)
+class RecodingReport:
+    """The study on several SAEs."""
+
+    saes: list[RecodedSAE]
+    settings: RecodeSettings
+    n_prompts: int | None = None
+    n_correct: int | None = None
+    activations: str = "tensor"
+    device: str = "cpu"
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON; the tables of latents are files of their own."""
+        saes: list[dict[str, Any]] = []
+        for sae in self.saes:
+            fields: dict[str, Any] = {}
+            for name, value in vars(sae).items():
+                if isinstance(value, pd.DataFrame):
+                    if name != "latents":
+                        # pandas writes missing values as null, which plain json does not
+                        fields[name] = json.loads(str(value.to_json(orient="records")))
+                else:
+                    fields[name] = value
+            saes.append(fields)
+        own = {**vars(self), "saes": saes, "settings": asdict(self.settings)}
+        return {"schema": SCHEMA, **own}

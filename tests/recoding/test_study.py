@@ -1,0 +1,190 @@
+"""The whole study at small size."""
+
+from __future__ import annotations
+
+import json
+
+import pandas as pd
+import pytest
+import torch
+from sae_lens.saes.jumprelu_sae import JumpReLUSAE, JumpReLUSAEConfig
+
+from sae_lens_isae.identifiability.linear_model import LinearModel
+from sae_lens_isae.recoding import RecodeSettings, recode
+from sae_lens_isae.recoding.algorithms import (
+    ENCODER,
+    GD,
+    IHT,
+    IHT_ENCODER,
+    OMP,
+    OMP_EXCLUDE,
+    Recoder,
+)
+from sae_lens_isae.report.recode_page import write_recode_page
+from sae_lens_isae.report.recode_tables import recode_tables
+from tests.conftest import D_IN, D_SAE, Activations, isae_config, make_sae
+
+METHODS = [OMP, *(f"{OMP_EXCLUDE}{n}" for n in (1, 2, 3)), IHT_ENCODER, IHT, GD]
+QUICK = RecodeSettings(
+    n_components=5, noise_levels=(1e-6, 0.5), noise_samples=20, decoder_k=(2, 3, 50), gd_samples=10
+)
+
+
+def jumprelu(threshold=4.0):
+    sae = JumpReLUSAE(JumpReLUSAEConfig(d_in=D_IN, d_sae=D_SAE))
+    sae.W_dec.data = Activations().atoms
+    sae.W_enc.data = sae.W_dec.data.T.clone()
+    for name, value in (("b_enc", 0), ("b_dec", 0.3), ("threshold", threshold)):
+        getattr(sae, name).data.fill_(value)
+    return sae
+
+
+def activations(n=60):
+    return torch.cat([next(Activations()) for _ in range(1 + n // 64)])[:n]
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_every_algorithm_takes_the_encoders_k_on_the_saes_own_atoms(signed):
+    sae = make_sae(isae_config("iSAE")) if signed else jumprelu()
+    recoder = Recoder(LinearModel(sae))
+    samples = recoder.encode(activations())
+    assert torch.equal(samples.k, (sae.encode(samples.x) != 0).sum(-1))
+    rebuilt = samples.codes.decode(recoder.model.atoms) + samples.x - samples.target
+    torch.testing.assert_close(rebuilt, sae(samples.x), atol=1e-4, rtol=1e-4)
+    found = {method: recoder.recode(method, samples)[0] for method in METHODS}
+    for method, codes in found.items():
+        used = (codes.values != 0).sum(-1)
+        assert (used <= samples.k).all(), method
+        # OMP leaves a place unused only where atoms depend on those taken, the others where a
+        # coefficient comes out as zero
+        easy = samples.k <= D_IN // 2
+        assert easy.sum() > 10
+        assert (used == samples.k)[easy].all() or method in (GD, IHT, IHT_ENCODER), method
+        negative = (codes.values < 0).any()
+        assert signed or not negative or method.startswith(OMP), method
+    assert signed == bool((found[IHT].values < 0).any())
+    largest = samples.codes.largest(2).indices
+    without = found[f"{OMP_EXCLUDE}2"].to_dense()
+    assert (without.gather(1, largest)[samples.k >= 2] == 0).all()
+    assert (found[OMP].to_dense().gather(1, largest) != 0).any()
+    starts = recoder.recode(GD, samples, 2)
+    assert len(starts) == 2
+    torch.testing.assert_close(starts[0].to_dense(), found[GD].to_dense())
+    with pytest.raises(ValueError, match="no algorithm"):
+        recoder.recode("LASSO", samples)
+
+
+@pytest.fixture(scope="module")
+def report():
+    saes = {"jump": high_threshold(), "signed": make_sae(isae_config("iSAE-ME"))}
+    return recode(saes, activations(), QUICK)
+
+
+def high_threshold():
+    """Seven samples have no latent."""
+    hidden_pre = LinearModel(jumprelu()).encode(activations()).hidden_pre
+    assert hidden_pre is not None
+    return jumprelu(float(hidden_pre.amax(-1).sort().values[6]))
+
+
+def test_tables_have_every_method_and_level(report):
+    for sae in report.saes:
+        assert sae.agreement["method"].tolist() == METHODS
+        assert sae.agreement.set_index("method").loc[GD, "n_samples"] == 10
+        assert len(sae.noise) == 2 * 4
+        assert set(sae.decoders["k"]) == {2, 3}
+        assert len(sae.decoders) == 2 * 4
+        assert len(sae.decoder_pairs) == 2 * 6
+        assert sae.ablation is None
+        assert f"GD-sparse on 10 of {sae.n_samples} samples, drawn at random" in sae.notes
+        assert sae.latents["n_encoder"].sum() == round(sae.mean_k * sae.n_samples)
+    # an orthogonal projection on as many atoms is no worse than the encoder's choice
+    best = report.saes[1].agreement.set_index("method").loc[OMP]
+    assert best["reconstruction"] < 1
+
+
+def test_without_noise_every_method_finds_its_code_again(report):
+    for sae in report.saes:
+        overlap = sae.noise.pivot(index="sigma", columns="method", values="jaccard")
+        assert (overlap.loc[1e-6] == 1).all(), sae.name
+        assert (overlap.loc[0.5] < 1).all(), sae.name
+
+
+def test_samples_without_a_latent_are_counted(report):
+    codes = high_threshold().encode(activations())
+    assert int(((codes != 0).sum(-1) == 0).sum()) == 7
+    assert (report.saes[0].n_empty, report.saes[0].n_samples) == (7, 53)
+    assert "7 samples with the zero code are left out" in report.saes[0].notes
+    with pytest.raises(ValueError, match="high: the encoder gives the zero code to all 60"):
+        recode({"high": jumprelu(1e6)}, activations(), QUICK)
+
+
+def test_report_as_json_tables_and_page(report, tmp_path):
+    data = json.loads(json.dumps(report.to_dict(), allow_nan=False))
+    assert data["schema"] == "sae-lens-isae/recode/1"
+    assert [row["method"] for row in data["saes"][0]["agreement"]] == METHODS
+    tables = {table.title: table for table in recode_tables(report)}
+    assert [row[0] for row in tables["Codes against the encoder's"].rows] == ["jump", "signed"]
+    for table in tables.values():
+        assert all(len(row) == len(table.headers) for row in table.rows)
+    write_recode_page(tmp_path / "page.html", report)
+    text = (tmp_path / "page.html").read_text()
+    assert text.count("Plotly.newPlot") >= 3
+    assert "The most robust features of signed" in text
+
+
+def test_an_interrupted_study_goes_on(tmp_path, monkeypatch):
+    whole = recode({"a": jumprelu()}, activations(), QUICK)
+    original, calls = Recoder.recode, []
+
+    def interrupted(self, method, *args, **kwargs):
+        calls.append(method)
+        if len(calls) == 9:
+            raise KeyboardInterrupt
+        return original(self, method, *args, **kwargs)
+
+    monkeypatch.setattr(Recoder, "recode", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        recode({"a": jumprelu()}, activations(), QUICK, cache=tmp_path)
+    resumed = recode({"a": jumprelu()}, activations(), QUICK, cache=tmp_path)
+    assert OMP not in resumed.saes[0].seconds
+    for name in ("agreement", "noise", "decoders", "decoder_pairs", "latents"):
+        pd.testing.assert_frame_equal(
+            getattr(resumed.saes[0], name), getattr(whole.saes[0], name), check_dtype=False
+        )
+    # another seed or other activations are another study
+    other = recode({"a": jumprelu()}, activations() * 1.1, QUICK, cache=tmp_path)
+    assert OMP in other.saes[0].seconds
+
+
+def test_few_samples_warn():
+    with pytest.warns(UserWarning, match="60 samples are few for 50 principal components"):
+        report = recode({"a": jumprelu()}, activations(), RecodeSettings(noise_levels=(0.1,)))
+    row = report.saes[0].agreement.set_index("method").loc[OMP]
+    assert row["chance_r2"] > 0.5
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (torch.full((4, D_IN), torch.nan), "a: the activations hold NaN or Inf"),
+        (torch.zeros(4, D_IN + 1), r"a: activations are \(4, 17\), the SAE needs \[samples, 16\]"),
+    ],
+)
+def test_bad_activations(x, message):
+    with pytest.raises(ValueError, match=message):
+        recode({"a": jumprelu()}, x, QUICK)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"gd_samples": 0}, {"noise_levels": (-1.0,)}, {"ridge": float("nan")}]
+)
+def test_bad_settings(settings):
+    with pytest.raises(ValueError, match=f"{next(iter(settings))} must be > 0"):
+        RecodeSettings(**settings)
+
+
+def test_the_encoder_agrees_with_itself():
+    samples = Recoder(LinearModel(jumprelu())).encode(activations())
+    (codes,) = Recoder(LinearModel(jumprelu())).recode(ENCODER, samples)
+    assert codes is samples.codes
