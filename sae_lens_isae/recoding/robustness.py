@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import pandas as pd
@@ -11,16 +11,18 @@ import torch
 from sae_lens_isae.solvers import SparseCodes
 
 
-def latent_agreement(encoder: SparseCodes, others: Mapping[str, SparseCodes]) -> pd.DataFrame:
+def latent_agreement(
+    encoder: SparseCodes, others: Mapping[str, SparseCodes], agreeing: Collection[str]
+) -> pd.DataFrame:
     """One row per latent that the encoder uses.
 
     Columns: `latent`; `n_encoder`, samples in which the encoder uses it; `mean_magnitude` of its
     coefficient there; for every method M `picked_M`, the share of these samples in which M uses it
-    too; and `picked_by_all`, in which all of them do. A method with fewer rows than the encoder
-    belongs to the first ones; where it saw none of the latent's samples its share is missing, and
-    `picked_by_all` counts only methods that saw them all.
+    too; and `picked_by_all`, in which all of the methods `agreeing` do. A method with fewer rows
+    than the encoder belongs to the first ones; where it saw none of a latent's samples its share
+    is missing.
     """
-    n, d_sae = len(encoder.indices), encoder.d_sae
+    d_sae = encoder.d_sae
     used = encoder.values != 0
     rows = used.nonzero()[:, 0].cpu().numpy()
     latents = encoder.indices[used].cpu().numpy()
@@ -41,7 +43,7 @@ def latent_agreement(encoder: SparseCodes, others: Mapping[str, SparseCodes]) ->
             out=np.full(d_sae, np.nan),
             where=seen > 0,
         )
-        if n_seen == n:
+        if method in agreeing:
             everywhere &= picked
     active = count > 0
     table = {

@@ -35,6 +35,9 @@ from sae_lens_isae.solvers import SparseCodes
 
 _CPU_GD_SAMPLES = 64
 _FEW_SAMPLES_PER_COMPONENT = 4
+_AGREEING = (OMP, IHT_ENCODER, IHT)
+"""Algorithms that a robust feature must be picked by: not those that are forbidden the encoder's
+largest, nor GD-sparse, which shares no feature with anything (paper 4: Jaccard 0.00)."""
 
 
 def recode(
@@ -134,7 +137,9 @@ class _Study:
             **self._decoders(),
             ablation=self._ablation(codes),
             latents=latent_agreement(
-                self._samples.codes, {m: c[0] for m, c in codes.items() if m != ENCODER}
+                self._samples.codes,
+                {m: c[0] for m, c in codes.items() if m != ENCODER},
+                _AGREEING,
             ),
             notes=self._notes,
             seconds=self._parts.seconds,

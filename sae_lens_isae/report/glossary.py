@@ -67,7 +67,7 @@ RECODE = {
     "OMP-exclude-top1": "the same without the encoder's largest feature (top2, top3: features).",
     "IHT": "iterative hard thresholding from random supports: gradient steps on the error, each "
     "followed by keeping the k largest coefficients.",
-    "IHT-enc": "IHT-from-encoder: the same, started at the encoder's code.",
+    "IHT-from-encoder": "the same, started at the encoder's code.",
     "GD": "GD-sparse: Adam with an l1 penalty, then the k largest coefficients.",
     "recon": "squared error over the encoder's; below 1 the encoder is not the best.",
     "Jacc": "overlap of the supports with the encoder's, mean over samples; 1: the same features.",
@@ -86,7 +86,7 @@ RECODE = {
     "breaking rate": "share of correctly answered prompts whose answer changes when a method's "
     "largest features are subtracted at the last position.",
     "prob drop": "by how much the probability of the right answer falls, on average.",
-    "robust": "latents that all algorithms (on all samples) pick in 90% of the samples in which "
-    "the encoder does, of those that it uses in 5 or more.",
+    "robust": "latents that OMP and both IHT pick in 90% of the samples in which the encoder does, "
+    "of those that it uses in 5 or more.",
 }
 """Of `isae recode`."""

@@ -16,6 +16,7 @@ h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.5rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .35rem .8rem; text-align: right; border-bottom: 1px solid #dde1e7; }
 th:first-child, td:first-child, .text td, .text th { text-align: left; vertical-align: top; }
+table:not(.text) td { white-space: nowrap; }
 .scroll { overflow-x: auto; }
 p, li { max-width: 46rem; } code { background: #f2f4f7; padding: .1rem .3rem; }
 """

@@ -56,8 +56,8 @@ def write_recode_page(path: Path, report: RecodingReport) -> None:
         (
             "Which features depend on the algorithm?",
             paragraph(
-                "For the latents that the encoder uses: in which share of these samples every "
-                "other algorithm uses them too."
+                "For the latents that the encoder uses: in which share of these samples OMP and "
+                "both IHT use them too."
             )
             + figure(_robustness(report)),
         )
@@ -117,6 +117,6 @@ def _robustness(report: RecodingReport) -> go.Figure:
             opacity=0.6,
         )
     fig.update_layout(barmode="overlay", showlegend=True)
-    fig.update_xaxes(title="share of its samples in which all algorithms pick a latent")
+    fig.update_xaxes(title="share of its samples in which OMP and IHT pick a latent")
     fig.update_yaxes(title="share of latents")
     return fig

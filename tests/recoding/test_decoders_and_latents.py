@@ -46,7 +46,7 @@ def test_latents_that_all_pick():
     others = {"A": sparse(1, k=9), "B": encoder * (torch.rand(encoder.shape) < 0.7)}
     codes = {name: SparseCodes.from_dense(z) for name, z in others.items()}
     codes["few"] = SparseCodes.from_dense(others["A"][:20])
-    table = latent_agreement(SparseCodes.from_dense(encoder), codes).set_index("latent")
+    table = latent_agreement(SparseCodes.from_dense(encoder), codes, ("A", "B")).set_index("latent")
     assert len(table) == int((encoder != 0).any(0).sum())
     for latent in range(D_SAE):
         samples = np.flatnonzero(encoder[:, latent])
