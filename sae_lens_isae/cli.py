@@ -233,7 +233,9 @@ def recode(
     ] = None,
     activations: _ActivationsName = None,
     model: _Model = None,
-    samples: _Samples = None,
+    samples: Annotated[
+        int | None, typer.Option(help="At most this many prompts, or activations of a file.")
+    ] = None,
     autocast: Annotated[
         bool, typer.Option("--autocast", help="Run the language model in bfloat16.")
     ] = False,

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from sae_lens.loading.pretrained_sae_loaders import get_repo_id_and_folder_name
+from sae_lens.loading.pretrained_saes_directory import get_repo_id_and_folder_name
 from safetensors.torch import save_file
 
 from tests.conftest import D_IN, complaint, isae, isae_config, make_sae

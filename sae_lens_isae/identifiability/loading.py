@@ -14,8 +14,10 @@ from huggingface_hub.errors import (
 from huggingface_hub.file_download import repo_folder_name
 from sae_lens import SAE
 from sae_lens.constants import SAE_CFG_FILENAME
-from sae_lens.loading.pretrained_sae_loaders import get_repo_id_and_folder_name
-from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
+from sae_lens.loading.pretrained_saes_directory import (
+    get_pretrained_saes_directory,
+    get_repo_id_and_folder_name,
+)
 
 
 def load_sae(name: str, device: str = "cpu") -> SAE[Any]:

@@ -224,9 +224,7 @@ def robust_table(report: RecodingReport) -> Table:
 def robust_features(sae: RecodedSAE, n: int = 20) -> Table:
     """The features that the algorithms agree on most, of those that the encoder uses often."""
     often = sae.latents.loc[sae.latents["n_encoder"] >= _AT_LEAST].head(n)
-    columns = [
-        c for c in sae.latents.columns if c.startswith("picked_") and OMP_EXCLUDE not in c
-    ]
+    columns = [c for c in sae.latents.columns if c.startswith("picked_") and OMP_EXCLUDE not in c]
     return Table(
         f"The most robust features of {sae.name}",
         ["latent", "samples", "magnitude", *(c.removeprefix("picked_") for c in columns)],
