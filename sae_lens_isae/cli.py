@@ -294,7 +294,7 @@ def recode(
     )
     console = Console()
     for found in (
-        recode_tables.reconstruction_table(report),
+        recode_tables.methods_table(report),
         recode_tables.ablation_table(report),
         recode_tables.robust_table(report),
     ):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -29,9 +29,10 @@ class Table(NamedTuple):
 def recode_tables(report: RecodingReport) -> list[Table]:
     """All tables of the study, those without rows left out."""
     found = [
-        reconstruction_table(report),
+        _reconstruction_table(report),
         _agreement_table(report),
-        _starts_table(report),
+        methods_table(report),
+        _reach_table(report),
         _exclusion_table(report),
         _noise_table(report),
         _decoder_table(report),
@@ -43,7 +44,7 @@ def recode_tables(report: RecodingReport) -> list[Table]:
     return [table for table in found if table.rows]
 
 
-def reconstruction_table(report: RecodingReport) -> Table:
+def _reconstruction_table(report: RecodingReport) -> Table:
     """Paper 4, Table 1."""
     methods = (OMP, IHT, GD)
     measures = {"reconstruction": "recon", "jaccard": "Jacc", "r2": "R2"}
@@ -77,12 +78,16 @@ def _agreement_table(report: RecodingReport) -> Table:
     )
 
 
-def _starts_table(report: RecodingReport) -> Table:
-    """Every method, with what appendix D warns of and what the paper has no column for."""
+def methods_table(report: RecodingReport) -> Table:
+    """Every method, a row each."""
+    columns = {"reconstruction": "recon", **_MEASURES}
+    return _by_method("All methods", report, columns)
+
+
+def _reach_table(report: RecodingReport) -> Table:
+    """What appendix D warns of, and what the paper has no column for."""
     columns = {
         "n_samples": "samples",
-        "reconstruction": "recon",
-        "jaccard": "Jacc",
         "retained": "retained",
         "chance_r2": "chance",
         "r2_weighted": "R2 weighted",
@@ -90,8 +95,12 @@ def _starts_table(report: RecodingReport) -> Table:
         "shared_correlation": "shared corr",
         "starts": "two starts",
     }
+    return _by_method("How far these numbers carry", report, columns)
+
+
+def _by_method(title: str, report: RecodingReport, columns: Mapping[str, str]) -> Table:
     return Table(
-        "All methods, and how far the numbers carry",
+        title,
         ["SAE", "method", *columns.values()],
         [
             [sae.name, str(row["method"]), *(_text(row[c]) for c in columns)]

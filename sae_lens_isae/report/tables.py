@@ -24,6 +24,10 @@ TABLE1_HEADERS = (
 )
 
 
+_NAME_WIDTH = 8
+"""A name is shown this far, however narrow the terminal is."""
+
+
 def table1_cells(row: TableRow) -> list[str]:
     """The cells of a Table 1 row, three decimals as in the paper."""
     numbers = (
@@ -42,12 +46,13 @@ def rich_table(title: str, headers: Sequence[str], rows: Sequence[Sequence[str]]
     """A table whose first column is text and whose others are numbers."""
     table = Table(title=title)
     for i, header in enumerate(headers):
+        width = max((len(row[i]) for row in rows), default=0)
         if i == 0:
-            table.add_column(header, overflow="fold")
+            table.add_column(header, overflow="fold", min_width=min(width, _NAME_WIDTH))
         else:
-            # long names give way, numbers do not
-            width = max(len(header), *(len(row[i]) for row in rows))
-            table.add_column(header, justify="right", no_wrap=True, min_width=width)
+            # long names give way and headers wrap, numbers do neither
+            width = max(width, *map(len, header.split()))
+            table.add_column(header, justify="right", min_width=width)
     for row in rows:
         table.add_row(*row)
     return table
