@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 import sae_lens_isae
+from sae_lens_isae.files import write_whole
 
 RESULTS = Path(__file__).parent / "results"
 _PACKAGES = ("sae-lens", "transformer-lens", "torch", "numpy", "scipy")
@@ -46,7 +47,5 @@ def keep_result(name: str, result: dict[str, Any]) -> str:
     """Keep a result under benchmarks/results, whole or not at all, and return its text."""
     RESULTS.mkdir(exist_ok=True)
     text = json.dumps({"provenance": provenance(), **result}, indent=2)
-    partial = RESULTS / f"{name}.partial"
-    partial.write_text(text + "\n")
-    partial.replace(RESULTS / f"{name}.json")
+    write_whole(RESULTS / f"{name}.json", lambda scratch: scratch.write_text(text + "\n"))
     return text

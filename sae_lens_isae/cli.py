@@ -90,9 +90,10 @@ def train(
         console.print(f"compare them: {command}", soft_wrap=True)
 
 
+_SAES_HELP = "SAEs: folders, release/sae_id, or user/repository/sae_id on the hub."
 _SAEs = Annotated[
     list[str],
-    typer.Argument(help="SAEs: folders, release/sae_id, or user/repository/sae_id on the hub."),
+    typer.Argument(help=_SAES_HELP),
 ]
 _ActivationsName = Annotated[
     str | None,
@@ -116,6 +117,7 @@ _Samples = Annotated[
 ]
 _Device = Annotated[str, typer.Option(help="Where the SAEs (and the model) run.")]
 _Seed = Annotated[int, typer.Option(help="Of everything random.")]
+_Table = Annotated[str, typer.Option(help="Format of the table of latents: parquet or csv.")]
 _DEFAULT_DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -136,9 +138,7 @@ def pairwise(
     found: Annotated[
         float, typer.Option(help="A latent counts as found again from this cosine on.")
     ] = 0.9,
-    table: Annotated[str, typer.Option(help="Format of the table of latents: parquet or csv.")] = (
-        "parquet"
-    ),
+    table: _Table = "parquet",
     out: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("pairwise_report"),
     device: _Device = _DEFAULT_DEVICE,
     seed: _Seed = 0,
@@ -215,7 +215,7 @@ def audit(
 def recode(
     saes: Annotated[
         list[str] | None,
-        typer.Argument(help="SAEs: folders, release/sae_id, or user/repository/sae_id on the hub."),
+        typer.Argument(help=_SAES_HELP),
     ] = None,
     release: Annotated[
         str | None, typer.Option(help="A release of SAELens' directory of pretrained SAEs.")
@@ -247,9 +247,7 @@ def recode(
     noise_samples: Annotated[int, typer.Option(help="Samples for the stability under noise.")] = (
         100
     ),
-    table: Annotated[str, typer.Option(help="Format of the table of latents: parquet or csv.")] = (
-        "parquet"
-    ),
+    table: _Table = "parquet",
     out: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("recode_report"),
     device: _Device = _DEFAULT_DEVICE,
     seed: _Seed = 0,

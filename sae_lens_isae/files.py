@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 
 def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
     """Write a file so that an interruption leaves the old one or none, never half of one."""
@@ -16,6 +18,11 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
         scratch.replace(path)
     finally:
         scratch.unlink(missing_ok=True)
+
+
+def json_records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of a table for JSON, where pandas writes missing values as null."""
+    return json.loads(str(table.to_json(orient="records")))
 
 
 def write_json(path: Path, data: Any, indent: int | None = 2) -> None:

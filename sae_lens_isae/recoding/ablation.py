@@ -97,7 +97,7 @@ class PromptedModel:
     def unchanged(self) -> Answers:
         """The answers of the model as it is."""
         if self._answers is None:
-            self._run([])
+            self.read([])
         assert self._answers is not None
         return self._answers
 
@@ -108,7 +108,7 @@ class PromptedModel:
             ValueError: The model has no such hook.
         """
         if hook_name not in self._activations:
-            self._run([hook_name])
+            self.read([hook_name])
         return self._activations[hook_name]
 
     @torch.no_grad()
@@ -140,7 +140,12 @@ class PromptedModel:
         return Answers(probability, token)
 
     @torch.no_grad()
-    def _run(self, hook_names: list[str]) -> None:
+    def read(self, hook_names: Sequence[str]) -> None:
+        """Run all prompts once and keep the activations of several hooks, and the answers.
+
+        Raises:
+            ValueError: The model has no such hook.
+        """
         for name in hook_names:
             if name not in self.model.hook_dict:
                 close = get_close_matches(name, list(self.model.hook_dict), n=3, cutoff=0.3)
@@ -155,7 +160,7 @@ class PromptedModel:
             for rows, batch in self._batches(torch.arange(len(self))):
                 with self._precision():
                     logits, cache = self.model.run_with_cache(
-                        batch, names_filter=hook_names, return_type="logits"
+                        batch, names_filter=list(hook_names), return_type="logits"
                     )
                 probability[rows], token[rows] = self._read(logits, rows)
                 for name in hook_names:

@@ -93,12 +93,12 @@ class Recoder:
         selection = "absolute" if signed else "signed"
         if method == ENCODER:
             return [samples.codes]
-        if method == OMP:
-            return [omp(x, atoms, k, selection=selection, gram=self._gram, progress=progress)]
-        if method.startswith(OMP_EXCLUDE):
-            exclude = _largest(samples.codes, int(method.removeprefix(OMP_EXCLUDE)))
-            # a sample that uses nearly all latents has no others left
-            k = k.clamp_max(len(atoms) - exclude.shape[1])
+        if method == OMP or method.startswith(OMP_EXCLUDE):
+            exclude = None
+            if method != OMP:
+                exclude = _largest(samples.codes, int(method.removeprefix(OMP_EXCLUDE)))
+                # a sample that uses nearly all latents has no others left
+                k = k.clamp_max(len(atoms) - exclude.shape[1])
             return [
                 omp(
                     x,

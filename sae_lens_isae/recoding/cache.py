@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from safetensors.torch import load_file, save_file
 
-from sae_lens_isae.files import write_json, write_whole
+from sae_lens_isae.files import json_records, write_json, write_whole
 from sae_lens_isae.solvers import SparseCodes
 
 
@@ -66,7 +66,7 @@ class Parts:
             return pd.DataFrame(json.loads(path.read_text(encoding="utf-8")))
         found = self._timed(name, compute)
         if path is not None:
-            write_json(path, json.loads(str(found.to_json(orient="records"))))
+            write_json(path, json_records(found))
         return found
 
     def _path(self, name: str) -> Path | None:

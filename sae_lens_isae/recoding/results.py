@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import pandas as pd
+
+from sae_lens_isae.files import json_records
 
 SCHEMA = "sae-lens-isae/recode/1"
 
@@ -102,8 +103,7 @@ class RecodingReport:
             for name, value in vars(sae).items():
                 if isinstance(value, pd.DataFrame):
                     if name != "latents":
-                        # pandas writes missing values as null, which plain json does not
-                        fields[name] = json.loads(str(value.to_json(orient="records")))
+                        fields[name] = json_records(value)
                 else:
                     fields[name] = value
             saes.append(fields)

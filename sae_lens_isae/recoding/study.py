@@ -61,6 +61,9 @@ def recode(
     """
     settings = settings or RecodeSettings()
     prompted = activations if isinstance(activations, PromptedModel) else None
+    if prompted is not None:
+        hooks = {sae.cfg.metadata.hook_name for sae in saes.values()}
+        prompted.read(sorted(hook for hook in hooks if hook is not None))
     found = [
         _Study(name, LinearModel(sae), activations, settings, cache).run()
         for name, sae in tqdm(
