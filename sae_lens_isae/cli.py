@@ -6,12 +6,17 @@ import argparse
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import torch
 import typer
 from rich.console import Console
 from safetensors import SafetensorError
+from typer.core import TyperCommand
+
+if TYPE_CHECKING:
+    from sae_lens_isae.saebench.bench import Codes
+    from sae_lens_isae.saebench.data import DataSource
 
 app = typer.Typer(
     help="Identifiable sparse autoencoders for SAELens: train them, compare seeds, know which "
@@ -118,6 +123,7 @@ _Samples = Annotated[
 _Device = Annotated[str, typer.Option(help="Where the SAEs (and the model) run.")]
 _Seed = Annotated[int, typer.Option(help="Of everything random.")]
 _Table = Annotated[str, typer.Option(help="Format of the table of latents: parquet or csv.")]
+_Autocast = Annotated[bool, typer.Option("--autocast", help="Run the language model in bfloat16.")]
 _DEFAULT_DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -236,9 +242,7 @@ def recode(
     samples: Annotated[
         int | None, typer.Option(help="At most this many prompts, or activations of a file.")
     ] = None,
-    autocast: Annotated[
-        bool, typer.Option("--autocast", help="Run the language model in bfloat16.")
-    ] = False,
+    autocast: _Autocast = False,
     gd_samples: Annotated[
         int | None,
         typer.Option(help="Samples for GD-sparse; default: 64 on a CPU, all on a GPU."),
@@ -304,6 +308,125 @@ def recode(
     console.print(f"page with all tables, JSON and the table of latents: {out}", soft_wrap=True)
 
 
+_EVALS = ("core", "sparse_probing", "scr", "tpp", "sae_probes", "ce_bench")
+
+
+class _ListsOfEvals(TyperCommand):
+    """Lets `--evals` take several names, as `--evals core scr`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        spread: list[str] = []
+        listing = False
+        for arg in args:
+            if arg in _EVALS and listing:
+                spread += ["--evals", arg]
+                continue
+            listing = arg == "--evals" or (listing and arg in _EVALS)
+            if arg != "--evals":
+                spread.append(arg)
+        return super().parse_args(ctx, spread)
+
+
+@app.command(cls=_ListsOfEvals)
+def bench(
+    saes: _SAEs,
+    evals: Annotated[
+        list[str] | None,
+        typer.Option(help=f"Some of {', '.join(_EVALS)}; default: core, sparse_probing, scr, tpp."),
+    ] = None,
+    data: Annotated[
+        str,
+        typer.Option(
+            help="hub: SAEBench's own data sets; offline: labelled text of the package sae-probes; "
+            "auto: the hub's where it answers."
+        ),
+    ] = "auto",
+    model: _Model = None,
+    text: Annotated[
+        str | None,
+        typer.Option(help="Text for core; default: openwebtext, or what the SAEs were trained on."),
+    ] = None,
+    probe_data: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="For sparse_probing in place of the others: a data set of sae-probes, or a CSV "
+            "file with the columns prompt,target; may be given several times."
+        ),
+    ] = None,
+    stories: Annotated[
+        str | None,
+        typer.Option(
+            help="Pairs for ce_bench: .json, .jsonl or .csv with story1, story2, subject_title; "
+            "default: the published ones, from the hub."
+        ),
+    ] = None,
+    codes: Annotated[
+        str,
+        typer.Option(
+            help="Signed codes: as_is, non_negative (every latent twice, once with either sign), "
+            "both, or auto: as_is for sparse_probing, scr and sae_probes, which are right about "
+            "signs, non_negative for core, tpp and ce_bench, which are not."
+        ),
+    ] = "auto",
+    train_size: Annotated[
+        int | None,
+        typer.Option(help="Texts to train a probe on; default: 500, or SAEBench's 4000 (hub)."),
+    ] = None,
+    test_size: Annotated[
+        int | None, typer.Option(help="Texts to test it on; default: 200, or 1000 (hub).")
+    ] = None,
+    core_batches: Annotated[
+        int | None,
+        typer.Option(help="Batches of 2048 tokens for CE loss; default: 10, or 200 (hub)."),
+    ] = None,
+    autocast: _Autocast = False,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Skip what is finished with the same SAE, data, settings."),
+    ] = False,
+    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("bench_report"),
+    device: _Device = _DEFAULT_DEVICE,
+    seed: Annotated[int, typer.Option(help="Of SAEBench's probes and samples.")] = 42,
+) -> None:
+    """What is an SAE good for? SAEBench's evals and CE-bench, right for signed codes.
+
+    Runs SAEBench's own code on any SAE that SAELens loads (`make bench` installs it) and writes
+    result files that SAEBench's plots read. SAEs whose names differ in the seed only are averaged,
+    with their spread. Activations are kept below --out and shared by all SAEs.
+
+      isae bench topk/seed_0 topk/seed_1 isae_me/seed_0 isae_me/seed_1
+      --evals core sparse_probing scr tpp --autocast
+    """
+    from sae_lens_isae.measuring import run_bench  # noqa: PLC0415
+    from sae_lens_isae.report.bench_tables import form_notes, summary_table  # noqa: PLC0415
+    from sae_lens_isae.report.tables import rich_table  # noqa: PLC0415
+    from sae_lens_isae.saebench import BenchInputs, SizeRequest  # noqa: PLC0415
+
+    results = run_bench(
+        BenchInputs(
+            saes,
+            model,
+            cast("DataSource", data),
+            text,
+            probe_data or [],
+            stories,
+            cast("Codes", codes),
+            autocast,
+            device,
+        ),
+        evals or list(_EVALS[:4]),
+        out,
+        SizeRequest(train_size, test_size, core_batches, seed),
+        resume=resume,
+    )
+    console = Console()
+    table = summary_table(results)
+    console.print(rich_table(table.title, table.headers, table.rows))
+    for note in form_notes(results):
+        console.print(f"note: {note}")
+    console.print(f"page, and a result file for each eval and SAE: {out}", soft_wrap=True)
+
+
 @app.command()
 def demo(
     real: Annotated[
@@ -333,6 +456,9 @@ def main() -> None:
     """Entry point: errors that a user can mend are one sentence, not a traceback."""
     try:
         app()
+    except KeyboardInterrupt:
+        print("stopped; what is finished was kept", file=sys.stderr)
+        sys.exit(130)
     except (ValueError, FileNotFoundError, SafetensorError, argparse.ArgumentError) as error:
         if os.environ.get("ISAE_TRACEBACK"):
             raise

@@ -1,10 +1,10 @@
-"""What `isae pairwise`, `audit` and `recode` do: open what was named, measure, write reports."""
+"""What `isae pairwise`, `audit`, `recode` and `bench` do: open what was named, measure, report."""
 
 from __future__ import annotations
 
 import json
-import os
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +20,12 @@ from sae_lens_isae.identifiability.activations import (
     open_activations,
 )
 from sae_lens_isae.identifiability.audit import Audit, audit, audits_to_dict
-from sae_lens_isae.identifiability.loading import load_pretrained, load_sae
+from sae_lens_isae.identifiability.loading import (
+    labels,
+    load_pretrained,
+    load_sae,
+    load_shared_model,
+)
 from sae_lens_isae.identifiability.pairwise import (
     SCHEMA,
     PairwiseReport,
@@ -36,9 +41,10 @@ from sae_lens_isae.recoding import (
 )
 from sae_lens_isae.recoding.prompts import DEFAULT_PROMPTS
 from sae_lens_isae.report.audit_page import write_audit_page
+from sae_lens_isae.report.bench_page import write_bench_page
 from sae_lens_isae.report.pairwise_page import write_pairwise_page
 from sae_lens_isae.report.recode_page import write_recode_page
-from sae_lens_isae.sources import load_language_model
+from sae_lens_isae.saebench import BenchInputs, BenchResult, SizeRequest, run_evals
 
 TableFormat = Literal["parquet", "csv"]
 
@@ -130,23 +136,12 @@ class RecodeInputs:
         return saes, prompted, f"last position of {len(prompts)} prompts, {model_name}"
 
     def _prompted(self, saes: list[SAE[Any]], prompts: list[Prompt]) -> tuple[str, PromptedModel]:
-        metadata = saes[0].cfg.metadata
-        names = {sae.cfg.metadata.model_name for sae in saes}
-        if self.model is None and (len(names) > 1 or None in names):
-            raise ValueError(
-                f"the SAEs' metadata name the models {sorted(map(str, names))}; say which one "
-                "should read the prompts (--model)"
-            )
-        name = self.model or str(metadata.model_name)
-        model = load_language_model(
-            name,
-            metadata.model_class_name or "HookedTransformer",
-            self.device,
-            sorted({str(sae.cfg.metadata.hook_name) for sae in saes}),
-            metadata.model_from_pretrained_kwargs,
-        )
+        name, model = load_shared_model(saes, self.model, self.device)
         prompted = PromptedModel.from_prompts(
-            model, prompts, prepend_bos=metadata.prepend_bos is not False, autocast=self.autocast
+            model,
+            prompts,
+            prepend_bos=saes[0].cfg.metadata.prepend_bos is not False,
+            autocast=self.autocast,
         )
         return name, prompted
 
@@ -220,19 +215,26 @@ def run_recode(
     return report
 
 
-def labels(names: list[str]) -> list[str]:
-    """Names without the folder that all of them share, numbered where they repeat."""
-    # folders given in both ways, relative and absolute, have no folder in common to leave out
-    mixed = len({Path(name).is_absolute() for name in names}) > 1
-    several = len(names) > 1 and not mixed
-    shared = os.path.commonpath([Path(name).parent for name in names]) if several else ""
-    short = [os.path.relpath(name, shared) if shared else name for name in names]
-    seen: dict[str, int] = {}
-    unique: list[str] = []
-    for name in short:
-        seen[name] = seen.get(name, 0) + 1
-        unique.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
-    return unique
+def run_bench(
+    inputs: BenchInputs,
+    evals: Sequence[str],
+    out: Path,
+    sizes: SizeRequest | None = None,
+    *,
+    resume: bool = False,
+) -> list[BenchResult]:
+    """Run SAEBench's evals and CE-bench; beside the result files write `bench.json`, all numbers by
+    SAE and eval, and `bench.html` to `out`.
+
+    Raises:
+        ValueError, FileNotFoundError: The input is unusable; the message says why.
+    """
+    results = run_evals(inputs, evals, out, sizes, resume=resume)
+    write_json(
+        out / "bench.json", [asdict(r) | {"path": str(r.path.relative_to(out))} for r in results]
+    )
+    write_whole(out / "bench.html", lambda p: write_bench_page(p, results))
+    return results
 
 
 def _check(n_samples: int | None, device: str) -> None:

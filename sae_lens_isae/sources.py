@@ -13,6 +13,7 @@ import os
 import random
 import shutil
 import tempfile
+from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -20,6 +21,8 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import torch
 from datasets import Dataset
 from sae_lens.load_model import load_model
+from transformer_lens.HookedTransformer import Output
+from transformer_lens.utils import lm_cross_entropy_loss
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sae_lens_isae._private import allow_local_model
@@ -71,6 +74,44 @@ def load_language_model(
             "(`hf download <its hub name>`) and bring the folder ~/.cache/huggingface/hub, or name "
             "a local folder or gguf:..."
         ) from error
+
+
+def check_hook(model: HookedRootModule, hook_name: str) -> None:
+    """Refuse a hook that a model lacks.
+
+    Raises:
+        ValueError: The message names the nearest ones.
+    """
+    if hook_name not in model.hook_dict:
+        close = get_close_matches(hook_name, list(model.hook_dict), n=3, cutoff=0.3)
+        raise ValueError(
+            f"the model has no hook {hook_name!r}, at which the SAE was trained"
+            + (f"; the nearest are {close}" if close else "")
+        )
+
+
+def in_bfloat16(model: HookedRootModule) -> HookedRootModule:
+    """Let a model's forward pass run under autocast, and give float32 all the same.
+
+    Losses are computed from the logits in float32.
+    """
+    device = next(model.parameters()).device.type
+    forward = model.forward
+
+    def cast(tokens: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        both = kwargs.get("return_type") == "both"
+        if both:
+            kwargs["return_type"] = "logits"
+        with torch.autocast(device, torch.bfloat16):
+            found: Any = forward(tokens, *args, **kwargs)
+        found = found.float() if isinstance(found, torch.Tensor) else found
+        if not both:
+            return found
+        per_token = bool(kwargs.get("loss_per_token"))
+        return Output(found, lm_cross_entropy_loss(found, tokens, per_token=per_token))
+
+    model.forward = cast
+    return model
 
 
 def load_gguf_model(

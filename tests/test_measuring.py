@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from sae_lens_isae.measuring import Inputs, labels, run_pairwise
+from sae_lens_isae.identifiability.loading import labels
+from sae_lens_isae.measuring import Inputs, run_pairwise
 from tests.conftest import D_IN, isae_config, make_sae
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -22,6 +22,9 @@ from sae_lens_isae.sources import (
     load_package_text,
 )
 from sae_lens_isae.synthetic import GENERATORS
+
+if TYPE_CHECKING:
+    from transformer_lens.HookedRootModule import HookedRootModule
 
 SYNTHETIC_PREFIX = "synthetic:"
 DEFAULT_N_SAMPLES = 4096
@@ -177,7 +180,15 @@ def from_model(
     n_samples = n_samples or DEFAULT_N_SAMPLES
 
     def chunks() -> Iterator[torch.Tensor]:
-        store = _store(sae, model_name, text, device, n_samples)
+        metadata = sae.cfg.metadata
+        model = load_language_model(
+            model_name,
+            metadata.model_class_name or "HookedTransformer",
+            device,
+            [str(metadata.hook_name)],
+            metadata.model_from_pretrained_kwargs,
+        )
+        store = text_store(sae, model, text, device, n_samples)
         while True:
             yield store.get_filtered_llm_batch().flatten(0, -2).cpu()
 
@@ -185,18 +196,22 @@ def from_model(
     return ActivationSource(n_samples, sae.cfg.d_in, description, chunks)
 
 
-def _store(
-    sae: SAE[Any], model_name: str, text: str, device: str, n_samples: int
+def text_store(
+    sae: SAE[Any],
+    model: HookedRootModule,
+    text: str,
+    device: str,
+    n_samples: int = 10**9,
+    context_size: int | None = None,
 ) -> ActivationsStore:
+    """SAELens' store of tokens and activations at an SAE's hook, as the SAE was trained.
+
+    Args:
+        text: A data set on the hub or in a folder, or `package:...`.
+        n_samples: How many activations will be asked for.
+        context_size: In place of the one in the SAE's metadata.
+    """
     metadata = sae.cfg.metadata
-    hook_name = str(metadata.hook_name)
-    model = load_language_model(
-        model_name,
-        metadata.model_class_name or "HookedTransformer",
-        device,
-        [hook_name],
-        metadata.model_from_pretrained_kwargs,
-    )
     packaged = text.startswith(PACKAGE_PREFIX)
     dataset = load_package_text(text.removeprefix(PACKAGE_PREFIX)) if packaged else text
     store = ActivationsStore.from_sae(
@@ -204,6 +219,7 @@ def _store(
         sae,
         dataset,
         streaming=not packaged and not Path(text).exists(),
+        context_size=context_size,
         store_batch_size_prompts=_PROMPTS,
         total_tokens=n_samples,
         device=device,

@@ -1,9 +1,11 @@
-"""SAEs by the names that a user types."""
+"""SAEs by the names that a user types, and the model that they share."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from huggingface_hub.constants import HF_HUB_CACHE
 from huggingface_hub.errors import (
@@ -18,6 +20,11 @@ from sae_lens.loading.pretrained_saes_directory import (
     get_pretrained_saes_directory,
     get_repo_id_and_folder_name,
 )
+
+from sae_lens_isae.sources import load_language_model
+
+if TYPE_CHECKING:
+    from transformer_lens.HookedRootModule import HookedRootModule
 
 
 def load_sae(name: str, device: str = "cpu") -> SAE[Any]:
@@ -69,3 +76,48 @@ def load_pretrained(release: str, sae_id: str, device: str = "cpu") -> SAE[Any]:
         ) from error
     except EntryNotFoundError as error:
         raise FileNotFoundError(f"{release}/{sae_id}: {error}") from error
+
+
+def load_shared_model(
+    saes: Sequence[SAE[Any]], model_name: str | None, device: str
+) -> tuple[str, HookedRootModule]:
+    """The model that SAEs were trained on, and its name, as their metadata say.
+
+    Args:
+        model_name: In place of the one in the metadata.
+
+    Raises:
+        ValueError: The metadata name several models, or none.
+        FileNotFoundError: The model cannot be loaded.
+    """
+    metadata = saes[0].cfg.metadata
+    names = {sae.cfg.metadata.model_name for sae in saes}
+    if model_name is None and (len(names) > 1 or None in names):
+        raise ValueError(
+            f"the SAEs' metadata name the models {sorted(map(str, names))}; say which one to run "
+            "(--model)"
+        )
+    name = model_name or str(metadata.model_name)
+    model = load_language_model(
+        name,
+        metadata.model_class_name or "HookedTransformer",
+        device,
+        sorted({str(sae.cfg.metadata.hook_name) for sae in saes}),
+        metadata.model_from_pretrained_kwargs,
+    )
+    return name, model
+
+
+def labels(names: list[str]) -> list[str]:
+    """Names without the folder that all of them share, numbered where they repeat."""
+    # folders given in both ways, relative and absolute, have no folder in common to leave out
+    mixed = len({Path(name).is_absolute() for name in names}) > 1
+    several = len(names) > 1 and not mixed
+    shared = os.path.commonpath([Path(name).parent for name in names]) if several else ""
+    short = [os.path.relpath(name, shared) if shared else name for name in names]
+    seen: dict[str, int] = {}
+    unique: list[str] = []
+    for name in short:
+        seen[name] = seen.get(name, 0) + 1
+        unique.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
+    return unique

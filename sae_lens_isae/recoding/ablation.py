@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -15,6 +14,7 @@ from tqdm.auto import tqdm
 
 from sae_lens_isae.recoding.prompts import Prompt
 from sae_lens_isae.solvers import SparseCodes
+from sae_lens_isae.sources import check_hook
 
 if TYPE_CHECKING:
     from transformer_lens.HookedRootModule import HookedRootModule
@@ -147,12 +147,7 @@ class PromptedModel:
             ValueError: The model has no such hook.
         """
         for name in hook_names:
-            if name not in self.model.hook_dict:
-                close = get_close_matches(name, list(self.model.hook_dict), n=3, cutoff=0.3)
-                raise ValueError(
-                    f"the model has no hook {name!r}, at which the SAE was trained"
-                    + (f"; the nearest are {close}" if close else "")
-                )
+            check_hook(self.model, name)
         probability = torch.zeros(len(self))
         token = torch.zeros(len(self), dtype=torch.long)
         found: dict[str, torch.Tensor] = {}

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +14,6 @@ from safetensors.torch import load_file, save_file
 
 from sae_lens_isae.files import json_records, write_json, write_whole
 from sae_lens_isae.solvers import SparseCodes
-
-
-def fingerprint(tensors: Sequence[torch.Tensor], settings: Any) -> str:
-    """A name for a computation: equal weights, activations and settings have an equal one."""
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
-    for tensor in tensors:
-        digest.update(str((tensor.dtype, tuple(tensor.shape))).encode())
-        digest.update(
-            tensor.detach().contiguous().cpu().view(-1).view(torch.uint8).numpy().tobytes()
-        )
-    return digest.hexdigest()[:16]
 
 
 class Parts:

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from sae_lens import SAE
 from tqdm.auto import tqdm
 
+from sae_lens_isae.files import fingerprint
 from sae_lens_isae.identifiability.linear_model import LinearModel
 from sae_lens_isae.recoding.ablation import PromptedModel, ablate
 from sae_lens_isae.recoding.agreement import agreement, jaccard
@@ -27,7 +28,7 @@ from sae_lens_isae.recoding.algorithms import (
     Recoder,
     Samples,
 )
-from sae_lens_isae.recoding.cache import Parts, fingerprint
+from sae_lens_isae.recoding.cache import Parts
 from sae_lens_isae.recoding.decoders import compare_decoders
 from sae_lens_isae.recoding.results import SCHEMA, RecodedSAE, RecodeSettings, RecodingReport
 from sae_lens_isae.recoding.robustness import latent_agreement

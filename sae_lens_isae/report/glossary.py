@@ -90,3 +90,30 @@ RECODE = {
     "of those that it uses in 5 or more.",
 }
 """Of `isae recode`."""
+
+BENCH = {
+    "CE loss": "cross-entropy of the model with the SAE's reconstruction in place of the "
+    "activations, in nats per token; lower is better.",
+    "CE score": "share of the loss that the SAE recovers, between the activations at 0 and as they "
+    "are; 1 is best.",
+    "L0": "mean number of active latents.",
+    "alive": "share of the SAE's latents that are active in one token or more, with either sign.",
+    "Probing": "accuracy of a linear probe on all latents, mean over data sets and classes; "
+    "Probing 5: on the five latents that differ most between the classes.",
+    "SCR": "spurious correlation removal: by how much ablating latents brings a probe that was "
+    "trained on a biased sample nearer to one that was not; 1: all the way.",
+    "TPP": "targeted probe perturbation: how much more ablating a class's latents harms the probe "
+    "of this class than the probes of the others.",
+    "probes AUC": "sae-probes: area under the ROC curve of a probe on five latents of the last "
+    "token.",
+    "CE-bench": "contrastive + independence - 0.25 sparsity on pairs of contrasting stories.",
+    "contrastive": "largest difference of a latent between the stories of a pair, 0 to 1.",
+    "independence": "largest difference of a latent between a pair and the mean of all pairs, 0 "
+    "to 1.",
+    "sparsity": "share of the latents that are active in a token.",
+    "±": "standard deviation over seeds.",
+    "non-negative twin": "a signed SAE with each atom twice, once with either sign, and "
+    "relu([z, -z]) as its code: what it rebuilds is the same. For evals that count or credit "
+    "positive codes only.",
+}
+"""Of `isae bench`."""

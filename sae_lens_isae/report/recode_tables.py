@@ -5,25 +5,18 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 
 from sae_lens_isae.recoding.algorithms import ENCODER, GD, IHT, OMP, OMP_EXCLUDE
 from sae_lens_isae.recoding.results import RecodedSAE, RecodingReport
+from sae_lens_isae.report.tables import Table
 
 _SHORT = {ENCODER: "Enc", OMP: "OMP", IHT: "IHT", GD: "GD"}
 _MEASURES = {"jaccard": "Jacc", "r2": "R2", "cosine": "Cos", "cca": "CCA", "procrustes": "Proc"}
 _AT_LEAST = 5
 _MANY = 0.9
-
-
-class Table(NamedTuple):
-    """A table of text."""
-
-    title: str
-    headers: Sequence[str]
-    rows: Sequence[Sequence[str]]
 
 
 def recode_tables(report: RecodingReport) -> list[Table]:

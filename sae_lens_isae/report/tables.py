@@ -5,12 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from statistics import mean
+from typing import NamedTuple
 
-from rich.table import Table
+from rich.table import Table as RichTable
 
 from sae_lens_isae.identifiability.audit import Audit
 from sae_lens_isae.identifiability.pairwise import Estimate, PairwiseReport
 from sae_lens_isae.identifiability.table import TableRow, table_row
+
+
+class Table(NamedTuple):
+    """A table of text, for the terminal or a page."""
+
+    title: str
+    headers: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
 
 TABLE1_HEADERS = (
     "Model",
@@ -42,9 +52,9 @@ def table1_cells(row: TableRow) -> list[str]:
     return [row.variant, *("-" if number is None else f"{number:.3f}" for number in numbers)]
 
 
-def rich_table(title: str, headers: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+def rich_table(title: str, headers: Sequence[str], rows: Sequence[Sequence[str]]) -> RichTable:
     """A table whose first column is text and whose others are numbers."""
-    table = Table(title=title)
+    table = RichTable(title=title)
     for i, header in enumerate(headers):
         width = max((len(row[i]) for row in rows), default=0)
         if i == 0:
@@ -58,9 +68,9 @@ def rich_table(title: str, headers: Sequence[str], rows: Sequence[Sequence[str]]
     return table
 
 
-def text_table(title: str, headers: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+def text_table(title: str, headers: Sequence[str], rows: Sequence[Sequence[str]]) -> RichTable:
     """A table of sentences, which wrap."""
-    table = Table(title=title, show_lines=any(len(cell) > 80 for row in rows for cell in row))
+    table = RichTable(title=title, show_lines=any(len(cell) > 80 for row in rows for cell in row))
     for header in headers:
         table.add_column(header, overflow="fold")
     for row in rows:

@@ -1,0 +1,376 @@
+"""What `isae bench` does: every eval on every SAE, one result file each."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import torch
+from sae_lens import SAE
+from tqdm.auto import tqdm
+
+from sae_lens_isae.cebench import StoryActivations, StoryPair, ce_bench, load_pairs
+from sae_lens_isae.cebench.stories import PUBLISHED
+from sae_lens_isae.files import fingerprint, write_json
+from sae_lens_isae.identifiability.linear_model import LinearModel
+from sae_lens_isae.identifiability.loading import labels, load_sae, load_shared_model
+from sae_lens_isae.saebench import evals as saebench_evals
+from sae_lens_isae.saebench.data import BenchData, BenchSettings, DataSource, choose_data
+from sae_lens_isae.saebench.evals import Workplace
+from sae_lens_isae.saebench.installed import saebench_version
+from sae_lens_isae.saebench.presented import CodeForm, PresentedSAE, has_signed_codes
+from sae_lens_isae.sources import check_hook, in_bfloat16
+
+if TYPE_CHECKING:
+    from transformer_lens.HookedRootModule import HookedRootModule
+
+SCHEMA = 1
+
+Codes = Literal["auto", "as_is", "non_negative", "both"]
+
+FORMS: dict[str, CodeForm] = {
+    "core": "non_negative",
+    "sparse_probing": "as_is",
+    "scr": "as_is",
+    "tpp": "non_negative",
+    "sae_probes": "as_is",
+    "ce_bench": "non_negative",
+}
+"""The form in which a signed SAE takes an eval. `as_is` where the eval is right about signs: probes
+have weights of both signs, SCR takes the size of an effect. `non_negative` where it is not: core
+counts activations above 0 as densities and adds codes up as L1, TPP credits positive ones only,
+CE-bench averages."""
+
+FOLDERS = {name: name for name in FORMS} | {"sae_probes": "sparse_probing_sae_probes"}
+"""Of the results; SAEBench's own names, by which its plots know them."""
+
+
+@dataclass(frozen=True)
+class BenchInputs:
+    """SAEs, model and data, as a user names them."""
+
+    saes: list[str]
+    model: str | None = None
+    """By default the one in the SAEs' metadata."""
+    data: DataSource = "auto"
+    text: str | None = None
+    """For core."""
+    probe_data: list[str] = field(default_factory=list[str])
+    """For sparse probing: data sets of sae-probes, or CSV files."""
+    stories: str | None = None
+    """For CE-bench."""
+    codes: Codes = "auto"
+    autocast: bool = False
+    """Run the language model in bfloat16."""
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class BenchResult:
+    """One eval of one SAE."""
+
+    sae: str
+    eval: str
+    form: CodeForm
+    path: Path
+    metrics: dict[str, float]
+    """The numbers of the result file, by SAEBench's names."""
+
+
+class SizeRequest(NamedTuple):
+    """Sizes that a user asked for; None: the default of the data."""
+
+    train_size: int | None = None
+    test_size: int | None = None
+    reconstruction_batches: int | None = None
+    seed: int | None = None
+
+    def settings(self, data: BenchData) -> BenchSettings:
+        """SAEBench's own settings on its own data, small ones on others, and these changes.
+
+        Raises:
+            ValueError: A size is not positive, or larger than a data set for probing.
+        """
+        asked = {name: value for name, value in self._asdict().items() if value is not None}
+        of_saebench = data.probing is None or data.scr is None
+        default = BenchSettings.of_saebench() if of_saebench else BenchSettings()
+        settings = replace(default, **asked)
+        if asked.keys() & {"train_size", "test_size"}:
+            data.check_sizes(settings)
+        return settings
+
+
+class _Task(NamedTuple):
+    name: str
+    """Of the SAE, and of its form where both were asked for."""
+    label: str
+    sae: SAE[Any]
+    eval: str
+    form: CodeForm
+    path: Path
+
+
+def run_evals(
+    inputs: BenchInputs,
+    evals: Sequence[str],
+    out: Path,
+    sizes: SizeRequest | None = None,
+    *,
+    resume: bool = False,
+) -> list[BenchResult]:
+    """Run evals on SAEs; results land in `out/<eval>/<SAE>_eval_results.json` one by one.
+
+    Args:
+        sizes: In place of SAEBench's own on the hub's data, and of small ones on other data.
+        resume: Skip what is finished with the same SAE, data and settings.
+
+    Raises:
+        ValueError, FileNotFoundError: The input is unusable; the message says why.
+    """
+    evals = _checked(evals, inputs)
+    names = labels(inputs.saes)
+    saes = {n: load_sae(s, inputs.device) for n, s in zip(names, inputs.saes, strict=True)}
+    for sae in saes.values():
+        PresentedSAE(sae, model_name=inputs.model)
+    only_stories = set(evals) == {"ce_bench"}
+    trained_on = next(iter(saes.values())).cfg.metadata.dataset_path
+    data = (
+        BenchData(text="", sae_probes=None, stories=inputs.stories)
+        if only_stories
+        else choose_data(
+            inputs.data, inputs.text, trained_on, tuple(inputs.probe_data), inputs.stories
+        )
+    )
+    settings = (sizes or SizeRequest()).settings(data)
+    pairs = load_pairs(data.stories, settings.pairs) if "ce_bench" in evals else []
+    shared = _shared(inputs, data, settings, pairs)
+    tasks, finished = _tasks(inputs.codes, saes, evals, out, shared, resume)
+    if tasks:
+        name, model = load_shared_model(list(saes.values()), inputs.model, inputs.device)
+        _check_hooks(model, saes)
+        work = Workplace(
+            in_bfloat16(model) if inputs.autocast else model,
+            name.replace("/", "_") if Path(name).exists() else name,
+            inputs.device,
+            data,
+            settings,
+            out / "artifacts" / fingerprint([], shared),
+        )
+        with tqdm(tasks, desc="Evaluations", unit="eval") as progress:
+            for task in progress:
+                progress.set_postfix_str(f"{task.eval}: {task.name}")
+                finished.append(_finish(task, work, pairs, shared))
+    order = {name: i for i, name in enumerate(FORMS)}
+    return sorted(finished, key=lambda r: (order[r.eval], names.index(r.sae.split("+")[0])))
+
+
+def group_of(name: str) -> str:
+    """The name of an SAE without its seed: runs that differ in nothing else are one group."""
+    return re.sub(r"[/_\-. ]*seed[_\-]?\d+", "", name)
+
+
+def _checked(evals: Sequence[str], inputs: BenchInputs) -> list[str]:
+    unknown = [name for name in evals if name not in FORMS]
+    if unknown or not evals:
+        raise ValueError(f"evals must be of {', '.join(FORMS)}, got {', '.join(unknown) or 'none'}")
+    if not inputs.saes:
+        raise ValueError("no SAE was named: give folders, or release/sae_id")
+    if inputs.codes not in ("auto", "as_is", "non_negative", "both"):
+        raise ValueError(f"codes must be auto, as_is, non_negative or both, got {inputs.codes!r}")
+    if inputs.device.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"device {inputs.device}: torch sees no CUDA device, use --device cpu")
+    if set(evals) != {"ce_bench"}:
+        saebench_version()
+    return [name for name in FORMS if name in evals]
+
+
+def _shared(
+    inputs: BenchInputs, data: BenchData, settings: BenchSettings, pairs: list[StoryPair]
+) -> dict[str, Any]:
+    """All that a result depends on beside the SAE and the eval."""
+    return {
+        "schema": SCHEMA,
+        "saebench": saebench_version() if data.text else None,
+        "model": inputs.model,
+        "autocast": inputs.autocast,
+        "settings": asdict(settings),
+        "text": data.text,
+        "probing": data.probing,
+        "scr": data.scr,
+        "tpp": data.tpp,
+        "sae_probes": data.sae_probes,
+        "sizes": {name: list(sizes) for name, sizes in data.sizes(settings).items()},
+        "texts": fingerprint([], {name: repr(texts) for name, texts in data.texts.items()}),
+        "stories": data.stories or PUBLISHED,
+        "pairs": fingerprint([], pairs),
+    }
+
+
+def _tasks(
+    codes: Codes,
+    saes: dict[str, SAE[Any]],
+    evals: Sequence[str],
+    out: Path,
+    shared: dict[str, Any],
+    resume: bool,
+) -> tuple[list[_Task], list[BenchResult]]:
+    """What is to be done, and what is finished."""
+    tasks: list[_Task] = []
+    finished: list[BenchResult] = []
+    # eval by eval: what the SAEs share is made for the first of them
+    for kind in evals:
+        for label, sae in saes.items():
+            for name, form in _forms(label, sae, kind, codes):
+                file = f"{name.replace('/', '_')}_eval_results.json"
+                task = _Task(name, label, sae, kind, form, out / FOLDERS[kind] / file)
+                mark = _mark(task, shared)
+                kept = _kept(task.path, mark) if resume else None
+                if kept is None:
+                    tasks.append(task)
+                else:
+                    finished.append(_result(task, kept))
+    return tasks, finished
+
+
+def _forms(label: str, sae: SAE[Any], kind: str, codes: Codes) -> list[tuple[str, CodeForm]]:
+    if not has_signed_codes(LinearModel(sae)):
+        return [(label, "as_is")]
+    if codes == "both":
+        forms: tuple[CodeForm, ...] = ("as_is", "non_negative")
+        return [(f"{label}+{form}", form) for form in forms]
+    return [(label, FORMS[kind] if codes == "auto" else codes)]
+
+
+def _mark(task: _Task, shared: dict[str, Any]) -> str:
+    return fingerprint(LinearModel(task.sae).tensors(), [task.eval, task.form, shared])
+
+
+def _kept(path: Path, mark: str) -> dict[str, Any] | None:
+    if not path.exists():
+        return None
+    data = json.loads(path.read_text(encoding="utf-8"))
+    return data if data["sae_cfg_dict"].get("isae_bench", {}).get("mark") == mark else None
+
+
+def _check_hooks(model: HookedRootModule, saes: dict[str, SAE[Any]]) -> None:
+    """Refuse an SAE that does not fit the model, before hours are spent on the others."""
+    tokenizer: Any = model.tokenizer
+    tokens = torch.tensor([tokenizer("the", add_special_tokens=False).input_ids])
+    tokens = tokens.to(next(model.parameters()).device)
+    for name, sae in saes.items():
+        hook = str(sae.cfg.metadata.hook_name)
+        check_hook(model, hook)
+        with torch.no_grad():
+            _, cache = model.run_with_cache(tokens, names_filter=[hook])
+        width = cache[hook].shape[2:].numel()
+        if width != sae.cfg.d_in:
+            raise ValueError(
+                f"{name}: the SAE has d_in {sae.cfg.d_in}, the model has {width} at {hook}"
+            )
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+
+
+def _finish(
+    task: _Task, work: Workplace, pairs: list[StoryPair], shared: dict[str, Any]
+) -> BenchResult:
+    try:
+        data = _evaluate(task, work, pairs)
+        if task.eval != "ce_bench":
+            data["sae_bench_commit_hash"] = f"sae-bench {shared['saebench']}"
+        release, _, sae_id = task.name.partition("/")
+        data["sae_lens_release_id"], data["sae_lens_id"] = release, sae_id or "custom_sae"
+        data["sae_cfg_dict"] = {
+            **task.sae.cfg.to_dict(),
+            "isae_bench": {
+                "code_form": task.form,
+                "mark": _mark(task, shared),
+                **_alive(task, data),
+                **shared,
+            },
+        }
+        task.path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(task.path, data)
+    except (OSError, RuntimeError) as error:
+        # torch says so in words only
+        if getattr(error, "errno", None) == errno.ENOSPC or "file write failed" in str(error):
+            raise ValueError(
+                f"the disk is full ({task.eval} of {task.name}); finished results are in "
+                f"{task.path.parent.parent}: free space there and run again with --resume"
+            ) from error
+        raise
+    return _result(task, data)
+
+
+def _evaluate(task: _Task, work: Workplace, pairs: list[StoryPair]) -> dict[str, Any]:
+    if task.eval == "ce_bench":
+        return _ce_bench(task, work, pairs)
+    presented = PresentedSAE(task.sae, task.form, model_name=work.model_name)
+    name = task.name.replace("/", "_")
+    log = work.artifacts / "log.txt"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    # SAEBench prints every probe that it trains
+    with log.open("a", encoding="utf-8") as file, contextlib.redirect_stdout(file):
+        if task.eval == "core":
+            return saebench_evals.run_core(work, task.sae, presented, name)
+        if task.eval == "sparse_probing":
+            return saebench_evals.run_sparse_probing(work, presented, name)
+        if task.eval == "sae_probes":
+            return saebench_evals.run_sae_probes(work, presented, name)
+        return saebench_evals.run_scr_or_tpp(work, presented, name, scr=task.eval == "scr")
+
+
+def _ce_bench(task: _Task, work: Workplace, pairs: list[StoryPair]) -> dict[str, Any]:
+    metadata = task.sae.cfg.metadata
+    hook = str(metadata.hook_name)
+    stories = StoryActivations(
+        work.model,
+        hook,
+        pairs,
+        work.artifacts / "ce_bench" / hook,
+        prepend_bos=metadata.prepend_bos is not False,
+    )
+    scores = ce_bench(task.sae, stories, task.form)
+    return {
+        "eval_type_id": "ce_bench",
+        "eval_config": {"model_name": work.model_name, "n_pairs": len(pairs)},
+        "eval_result_metrics": {
+            "ce_bench": {
+                "contrastive_score": scores.contrastive,
+                "independence_score": scores.independence,
+                "sparsity": scores.sparsity,
+                "ce_total": scores.total,
+            },
+            "dictionary_health": asdict(scores.health),
+        },
+        "eval_result_details": [
+            {"subject": subject, "contrastive_score": c, "independence_score": i}
+            for subject, (c, i) in scores.by_subject.items()
+        ],
+    }
+
+
+def _alive(task: _Task, data: dict[str, Any]) -> dict[str, float]:
+    """Core's share of alive latents, of the SAE's own: a latent of the twin is one direction of
+    them."""
+    if task.eval != "core":
+        return {}
+    density = torch.tensor([row["feature_density"] for row in data["eval_result_details"]])
+    if task.form == "non_negative":
+        density = density.view(2, -1).sum(0)
+    return {"frac_alive_latents": float((density > 0).float().mean())}
+
+
+def _result(task: _Task, data: dict[str, Any]) -> BenchResult:
+    groups = data["eval_result_metrics"].values()
+    metrics = {key: value for group in groups for key, value in group.items() if value is not None}
+    alive = data["sae_cfg_dict"]["isae_bench"].get("frac_alive_latents")
+    if alive is not None:
+        metrics["frac_alive_latents"] = alive
+    return BenchResult(task.name, task.eval, task.form, task.path, metrics)

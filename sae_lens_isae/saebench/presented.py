@@ -1,0 +1,199 @@
+"""An SAE of SAELens as SAEBench's evals expect it, with signed codes as they are or unfolded.
+
+Several evals of SAEBench assume codes that are zero or positive: TPP credits a latent for a class
+only where it fires positively on it, densities count `> 0`. AbsTopK codes have signs. The
+non-negative twin of a signed SAE has each atom twice, once with either sign,
+
+    W_dec' = [D; -D],    z' = relu([z, -z]),    z' W_dec' = z D,
+
+so that what is rebuilt, the loss of the model with it and L0 are equal, and each direction of a
+latent is a latent of its own.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from sae_lens import SAE
+from tqdm.auto import tqdm
+
+from sae_lens_isae.identifiability.linear_model import LinearModel
+
+CodeForm = Literal["as_is", "non_negative"]
+"""Codes as they are, or those of the non-negative twin where they have signs."""
+
+_TRIED = 256
+
+
+@dataclass
+class PresentedConfig:
+    """The fields of an SAE's config that SAEBench reads, those of SAELens' metadata among them."""
+
+    model_name: str
+    d_in: int
+    d_sae: int
+    hook_name: str
+    hook_layer: int
+    context_size: int | None
+    prepend_bos: bool
+    architecture: str
+    architecture_str: str
+    dtype: str
+    device: str
+    hook_head_index: int | None = None
+    normalize_activations: str = "none"
+    apply_b_dec_to_input: bool = True
+    dataset_trust_remote_code: bool | None = None
+    exclude_special_tokens: bool = False
+    model_from_pretrained_kwargs: dict[str, Any] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """What SAEBench writes to its result files as `sae_cfg_dict`."""
+        return asdict(self)
+
+
+class PresentedSAE:
+    """Encoding and decoding for SAEBench, around any SAE of SAELens.
+
+    Atoms have unit norm, as SAEBench makes those of pretrained SAEs, and codes are in their units.
+    Decoding a batch several times is safe, and an all-zero token (SAEBench masks padding so) has
+    a finite code, also where SAELens normalises at run time. Weights are in float32, codes and
+    reconstructions in the type of the activations.
+
+    Args:
+        form: `non_negative` presents a signed SAE's twin; one without signs has one form only.
+        progress: Is advanced by one for every call of `encode`.
+
+    Raises:
+        ValueError: The SAE does not rebuild its input, or does not name its hook or model.
+    """
+
+    def __init__(
+        self,
+        sae: SAE[Any],
+        form: CodeForm = "non_negative",
+        *,
+        model_name: str | None = None,
+        progress: tqdm[Any] | None = None,
+    ) -> None:
+        self._model = LinearModel(sae)
+        self._twin = form == "non_negative" and has_signed_codes(self._model)
+        self.progress = progress
+        self.device = sae.device
+        self.dtype = torch.float32
+        atoms = self._model.atoms
+        self.W_dec: Float[torch.Tensor, "latents d_in"] = (
+            torch.cat([atoms, -atoms]) if self._twin else atoms
+        )
+        # matching pursuit has no encoder but its atoms
+        encoder = getattr(sae, "W_enc", self._model.atoms.T).detach().float()
+        self.W_enc: Float[torch.Tensor, "d_in latents"] = (
+            torch.cat([encoder, -encoder], dim=1) if self._twin else encoder
+        )
+        # SAEBench takes zeros where an SAE has none
+        bias = getattr(sae, "b_mag", getattr(sae, "b_enc", None))
+        if bias is not None:
+            bias = bias.detach().float()
+            self.b_enc = torch.cat([bias, -bias]) if self._twin else bias
+        # the decoder's bias; with run-time normalisation it depends on the activations
+        self._offset = self._model.encode(torch.zeros(1, self._model.d_in)).offset
+        self.cfg = _config(sae, len(self.W_dec), model_name)
+
+    @property
+    def form(self) -> CodeForm:
+        """`non_negative` where every latent of the SAE is here twice."""
+        return "non_negative" if self._twin else "as_is"
+
+    @torch.no_grad()
+    def encode(self, x: Float[torch.Tensor, "*tokens d_in"]) -> Float[torch.Tensor, "*tokens f"]:
+        """Codes of activations, [.., d_sae] or of the twin [.., 2 d_sae]."""
+        with torch.autocast(x.device.type, enabled=False):
+            code = self._model.encode(x.reshape(-1, x.shape[-1]))
+        if self._model.normalization in ("constant_norm_rescale", "layer_norm"):
+            self._offset = code.offset
+        if self.progress is not None:
+            self.progress.update()
+        z = unfold_signs(code.codes) if self._twin else code.codes
+        return z.to(x.dtype).view(*x.shape[:-1], -1)
+
+    @torch.no_grad()
+    def decode(self, z: Float[torch.Tensor, "*tokens f"]) -> Float[torch.Tensor, "*tokens d_in"]:
+        """Rebuild activations, from codes of the batch that was encoded last."""
+        flat = z.reshape(-1, z.shape[-1]).to(self._model.device).float()
+        if self._twin:
+            positive, negative = flat.chunk(2, dim=-1)
+            flat = positive - negative
+        if len(self._offset) not in (1, len(flat)):
+            raise ValueError(
+                f"{len(flat)} codes of an SAE that normalises at run time were decoded after "
+                f"{len(self._offset)} activations were encoded; decode the batch encoded last"
+            )
+        with torch.autocast(z.device.type, enabled=False):
+            x = self._model.decode(flat, self._offset)
+        return x.to(z.dtype).view(*z.shape[:-1], -1)
+
+    def to(
+        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> PresentedSAE:
+        """Itself: activations of any type are taken. Raises ValueError for another device."""
+        del dtype
+        if device is not None and torch.device(device).type != torch.device(self.device).type:
+            raise ValueError(f"this SAE is on {self.device}, load it on {device}")
+        return self
+
+
+def unfold_signs(z: Float[torch.Tensor, "*batch f"]) -> Float[torch.Tensor, "*batch f2"]:
+    """The twin's code relu([z, -z]), of twice as many latents."""
+    return torch.cat([z, -z], dim=-1).relu_()
+
+
+def has_signed_codes(model: LinearModel) -> bool:
+    """Whether the encoder gives negative coefficients, tried on random activations."""
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(_TRIED, model.d_in, generator=generator).to(model.device)
+    # activations as large as the bias, or of norm sqrt(d_in) around one that is small
+    offset = model.encode(torch.zeros(1, model.d_in)).offset
+    x = offset + noise * (offset.norm() / model.d_in**0.5).clamp_min(1.0)
+    return bool((model.encode(x).codes < 0).any())
+
+
+def hook_layer(hook_name: str) -> int:
+    """The number of the block in a hook's name.
+
+    Raises:
+        ValueError: There is none.
+    """
+    found = re.search(r"\d+", hook_name)
+    if found is None:
+        raise ValueError(
+            f"the hook {hook_name!r} names no block; SAEBench stops the model after the SAE's block"
+        )
+    return int(found.group())
+
+
+def _config(sae: SAE[Any], n_latents: int, model_name: str | None) -> PresentedConfig:
+    metadata = sae.cfg.metadata
+    hook_name = metadata.hook_name
+    model_name = model_name or metadata.model_name
+    if hook_name is None:
+        raise ValueError("the SAE's metadata names no hook (hook_name), so it cannot be evaluated")
+    if model_name is None:
+        raise ValueError("the SAE's metadata names no model; say which one it is for (--model)")
+    return PresentedConfig(
+        model_name=model_name,
+        d_in=sae.cfg.d_in,
+        d_sae=n_latents,
+        hook_name=hook_name,
+        hook_layer=hook_layer(hook_name),
+        hook_head_index=metadata.hook_head_index,
+        context_size=metadata.context_size,
+        prepend_bos=metadata.prepend_bos is not False,
+        architecture=sae.cfg.architecture(),
+        architecture_str=sae.cfg.architecture(),
+        dtype="float32",
+        device=str(sae.device),
+    )
