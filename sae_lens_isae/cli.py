@@ -316,14 +316,10 @@ class _ListsOfEvals(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         spread: list[str] = []
-        listing = False
-        for arg in args:
-            if arg in _EVALS and listing:
-                spread += ["--evals", arg]
-                continue
-            listing = arg == "--evals" or (listing and arg in _EVALS)
-            if arg != "--evals":
-                spread.append(arg)
+        for before, arg in zip(["", *args], args, strict=False):
+            # the first name after the option may be a wrong one, which the command then says
+            follows = before in _EVALS and spread[-2:-1] == ["--evals"]
+            spread += ["--evals", arg] if follows and arg in _EVALS else [arg]
         return super().parse_args(ctx, spread)
 
 

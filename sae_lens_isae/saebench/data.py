@@ -41,7 +41,7 @@ class BenchSettings:
     """Tokens of a text that probing, SCR and TPP read."""
     reconstruction_batches: int = 10
     """For CE loss and KL; each is 16 prompts of `core_context_size` tokens."""
-    variance_batches: int = 20
+    variance_batches: int = 10
     """For L0, densities and explained variance."""
     core_context_size: int = 128
     k_values: tuple[int, ...] = (1, 2, 5)

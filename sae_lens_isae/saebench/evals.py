@@ -26,7 +26,7 @@ from sae_lens_isae.identifiability.activations import text_store
 from sae_lens_isae.saebench.data import BenchData, BenchSettings
 from sae_lens_isae.saebench.installed import module, saebench_version
 from sae_lens_isae.saebench.presented import PresentedSAE
-from sae_lens_isae.saebench.upstream import with_model, with_texts, without_type_checks
+from sae_lens_isae.saebench.upstream import contained, with_model, with_texts
 
 if TYPE_CHECKING:
     from transformer_lens.HookedRootModule import HookedRootModule
@@ -207,9 +207,9 @@ def run_sae_probes(work: Workplace, presented: PresentedSAE, name: str) -> dict[
             seed=work.settings.seed,
         )
 
-    with without_type_checks():
+    with contained():
         _make_once(root, hook, datasets, make, "sae-probes' activations")
-    with tempfile.TemporaryDirectory() as folder, without_type_checks():
+    with tempfile.TemporaryDirectory() as folder, contained():
         # results of its own: sae-probes takes what lies there for finished
         results = Path(folder) / "results"
         shutil.copytree(root / "results", results)
@@ -254,7 +254,7 @@ def _run(
             _replaced(config, **changes), identity, work.model, work.device, str(scratch)
         )
 
-    with without_type_checks(), with_texts(work.data.texts):
+    with contained(), with_texts(work.data.texts):
         _make_once(folder, "", config.dataset_names, make, f"{kind}: activations, probes")
         with (
             tempfile.TemporaryDirectory() as results,

@@ -12,7 +12,7 @@ SAEBENCH_VERSIONS = ("0.6.0", "0.7")
 """From the first on, below the second."""
 
 INSTALL = (
-    "run `make bench` in a checkout of sae-lens-isae, or `pip install scikit-learn tabulate "
+    "run `make bench` in a checkout of sae-lens-isae, or `pip install 'scikit-learn<1.10' tabulate "
     "zstandard xgboost-cpu matplotlib seaborn && pip install --no-deps sae-bench==0.6.0 "
     "sae-probes==0.4.2`"
 )

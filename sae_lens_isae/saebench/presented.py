@@ -14,10 +14,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from sae_lens import SAE
 from tqdm.auto import tqdm
 
@@ -101,6 +101,7 @@ class PresentedSAE:
             self.b_enc = torch.cat([bias, -bias]) if self._twin else bias
         # the decoder's bias; with run-time normalisation it depends on the activations
         self._offset = self._model.encode(torch.zeros(1, self._model.d_in)).offset
+        self._last: _Distinct | None = None
         self.cfg = _config(sae, len(self.W_dec), model_name)
 
     @property
@@ -111,30 +112,39 @@ class PresentedSAE:
     @torch.no_grad()
     def encode(self, x: Float[torch.Tensor, "*tokens d_in"]) -> Float[torch.Tensor, "*tokens f"]:
         """Codes of activations, [.., d_sae] or of the twin [.., 2 d_sae]."""
+        flat = x.reshape(-1, x.shape[-1])
+        self._last = _Distinct.of(flat)
         with torch.autocast(x.device.type, enabled=False):
-            code = self._model.encode(x.reshape(-1, x.shape[-1]))
+            code = self._model.encode(flat[self._last.rows])
         if self._model.normalization in ("constant_norm_rescale", "layer_norm"):
             self._offset = code.offset
         if self.progress is not None:
             self.progress.update()
         z = unfold_signs(code.codes) if self._twin else code.codes
-        return z.to(x.dtype).view(*x.shape[:-1], -1)
+        return z.to(x.dtype)[self._last.place].view(*x.shape[:-1], -1)
 
     @torch.no_grad()
     def decode(self, z: Float[torch.Tensor, "*tokens f"]) -> Float[torch.Tensor, "*tokens d_in"]:
         """Rebuild activations, from codes of the batch that was encoded last."""
-        flat = z.reshape(-1, z.shape[-1]).to(self._model.device).float()
+        flat = z.reshape(-1, z.shape[-1])
+        # ablation treats all padding alike; what does not is decoded token by token
+        alike = self._last if self._last is not None and self._last.holds(flat) else None
+        some = (flat if alike is None else flat[alike.rows]).to(self._model.device).float()
         if self._twin:
-            positive, negative = flat.chunk(2, dim=-1)
-            flat = positive - negative
-        if len(self._offset) not in (1, len(flat)):
-            raise ValueError(
-                f"{len(flat)} codes of an SAE that normalises at run time were decoded after "
-                f"{len(self._offset)} activations were encoded; decode the batch encoded last"
-            )
+            positive, negative = some.chunk(2, dim=-1)
+            some = positive - negative
+        offset = self._offset
+        if len(offset) > 1:
+            if self._last is None or len(self._last.place) != len(flat):
+                raise ValueError(
+                    f"{len(flat)} codes of an SAE that normalises at run time, but another number "
+                    "of activations was encoded last; decode the batch encoded last"
+                )
+            offset = offset if alike is not None else offset[self._last.place]
         with torch.autocast(z.device.type, enabled=False):
-            x = self._model.decode(flat, self._offset)
-        return x.to(z.dtype).view(*z.shape[:-1], -1)
+            x = self._model.decode(some, offset)
+        x = x.to(z.dtype)
+        return (x if alike is None else x[alike.place]).view(*z.shape[:-1], -1)
 
     def to(
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
@@ -144,6 +154,32 @@ class PresentedSAE:
         if device is not None and torch.device(device).type != torch.device(self.device).type:
             raise ValueError(f"this SAE is on {self.device}, load it on {device}")
         return self
+
+
+class _Distinct(NamedTuple):
+    """The tokens of a batch, all masked ones (zero vectors) as one: SAEBench pads every text to the
+    full context, and most of a short text's tokens are padding."""
+
+    rows: Int[torch.Tensor, " distinct"]
+    place: Int[torch.Tensor, " tokens"]
+    """Where each token is among `rows`."""
+    masked: Int[torch.Tensor, " masked"]
+
+    @classmethod
+    def of(cls, x: Float[torch.Tensor, "tokens d_in"]) -> _Distinct:
+        zero = (x == 0).all(-1)
+        masked = zero.nonzero()[:, 0]
+        first = ~zero
+        first[masked[:1]] = True
+        place = first.cumsum(0) - 1
+        place[masked] = place[masked[:1]]
+        return cls(first.nonzero()[:, 0], place, masked)
+
+    def holds(self, z: Float[torch.Tensor, "tokens f"]) -> bool:
+        """Whether codes of so many tokens are equal wherever the batch was masked."""
+        if len(z) != len(self.place) or len(self.masked) < 2:
+            return False
+        return bool((z[self.masked] == z[self.masked[0]]).all())
 
 
 def unfold_signs(z: Float[torch.Tensor, "*batch f"]) -> Float[torch.Tensor, "*batch f2"]:

@@ -7,26 +7,37 @@ moves.
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Generator, Mapping
 from types import ModuleType
 from typing import Any
 from unittest.mock import patch
 
 import jaxtyping
+import torch
 
 from sae_lens_isae.saebench.installed import module
 from sae_lens_isae.saebench.texts import Crossing, TextSet
 
 
 @contextlib.contextmanager
-def without_type_checks() -> Generator[None]:
-    """SAEBench's annotations checked by beartype contradict its own calls."""
-    before: bool = jaxtyping.config.jaxtyping_disable
+def contained() -> Generator[None]:
+    """Run SAEBench's code and be as before after it.
+
+    Its annotations, checked by beartype, contradict its own calls, so these checks are off
+    meanwhile. SCR and TPP leave gradients switched off for the whole process.
+    """
+    checks_off: bool = jaxtyping.config.jaxtyping_disable
+    gradients = torch.is_grad_enabled()
     jaxtyping.config.update("jaxtyping_disable", True)
     try:
-        yield
+        with warnings.catch_warnings():
+            # a warning for each of some thousand probes
+            warnings.filterwarnings("ignore", module="sklearn")
+            yield
     finally:
-        jaxtyping.config.update("jaxtyping_disable", before)
+        jaxtyping.config.update("jaxtyping_disable", checks_off)
+        torch.set_grad_enabled(gradients)
 
 
 @contextlib.contextmanager

@@ -1,0 +1,137 @@
+"""SAEs as SAEBench sees them: for every architecture, with and without signs."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from sae_lens_isae.identifiability.linear_model import LinearModel
+from sae_lens_isae.saebench import PresentedSAE
+from sae_lens_isae.saebench.presented import has_signed_codes, hook_layer, unfold_signs
+from tests.conftest import D_IN, D_SAE, isae_config, make_sae
+from tests.identifiability.test_linear_model import ARCHITECTURES, NORMALIZATIONS, stock_sae
+
+SIGNED = {"abstopk", "isae_me"}
+
+
+def named(architecture, normalization="none"):
+    sae = stock_sae(architecture, normalization)
+    sae.cfg.metadata.model_name = "some-model"
+    sae.cfg.metadata.hook_name = "blocks.3.hook_resid_post"
+    return sae
+
+
+def masked_batch():
+    """Activations [texts, tokens, d_in] of which SAEBench has zeroed the padding."""
+    x = 3 * torch.randn(4, 6, D_IN, generator=torch.Generator().manual_seed(1))
+    x[1, 3:] = 0
+    x[3, 1:] = 0
+    return x
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+@pytest.mark.parametrize("form", ["as_is", "non_negative"])
+def test_masked_tokens_and_repeated_decodes(architecture, normalization, form):
+    """What SCR and TPP do: encode a padded batch, decode, ablate, decode again."""
+    presented, x = PresentedSAE(named(architecture, normalization), form), masked_batch()
+    z = presented.encode(x)
+    assert torch.equal(
+        z.view(24, -1),
+        PresentedSAE(named(architecture, normalization), form).encode(x.view(24, -1)),
+    )
+    assert z.isfinite().all()
+    first = presented.decode(z)
+    ablated = z.clone()
+    ablated[..., z[0, 0].argmax()] = 0
+    changed = presented.decode(ablated)
+    assert first.isfinite().all()
+    assert changed.isfinite().all()
+    assert torch.equal(presented.decode(z), first)
+    # padding is coded like any other token, and decoded so where a change treats it differently
+    alone = PresentedSAE(named(architecture, normalization), form)
+    torch.testing.assert_close(z[1, 4], alone.encode(torch.zeros(1, D_IN))[0])
+    uneven = z.clone()
+    uneven[1, 4] *= 2
+    torch.testing.assert_close(
+        presented.decode(uneven)[1, 4] - first[1, 4],
+        z[1, 4] @ presented.W_dec,
+        atol=1e-4,
+        rtol=1e-4,
+    )
+    # linear in the code: the change is the ablated latents' own contribution
+    torch.testing.assert_close(
+        first - changed, (z - ablated) @ presented.W_dec, atol=1e-4, rtol=1e-4
+    )
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+def test_both_forms_rebuild_what_sae_lens_rebuilds(architecture, normalization):
+    sae, x = named(architecture, normalization), 3 * torch.randn(20, D_IN)
+    expected = sae(x)
+    as_is, twin = PresentedSAE(sae, "as_is"), PresentedSAE(sae, "non_negative")
+    z, z_twin = as_is.encode(x), twin.encode(x)
+    torch.testing.assert_close(as_is.decode(z), expected, atol=2e-4, rtol=1e-4)
+    torch.testing.assert_close(twin.decode(z_twin), as_is.decode(z), atol=1e-5, rtol=1e-5)
+    assert (z_twin >= 0).all()
+    assert torch.equal((z_twin != 0).sum(-1), (z != 0).sum(-1))
+    torch.testing.assert_close(z_twin.sum(-1), z.abs().sum(-1))
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_only_signed_codes_are_unfolded(architecture):
+    sae = named(architecture)
+    assert has_signed_codes(LinearModel(sae)) == (architecture in SIGNED)
+    twin = PresentedSAE(sae, "non_negative")
+    widths = (len(twin.W_dec), twin.W_enc.shape[1], twin.cfg.d_sae)
+    assert set(widths) == {2 * D_SAE if architecture in SIGNED else D_SAE}
+    assert twin.form == ("non_negative" if architecture in SIGNED else "as_is")
+    assert PresentedSAE(sae, "as_is").form == "as_is"
+    torch.testing.assert_close(twin.W_dec.norm(dim=-1), torch.ones(len(twin.W_dec)))
+
+
+@pytest.mark.parametrize("variant", ["TopK", "AbsTopK", "iSAE", "iSAE-ME", "iSAE-ME topk"])
+@pytest.mark.parametrize("offset", [0.0, 50.0])
+def test_signs_of_the_variants(variant, offset):
+    """Also where the bias is far larger than what varies."""
+    sae = make_sae(isae_config(variant)).eval()
+    with torch.no_grad():
+        sae.b_dec.add_(offset)
+    assert has_signed_codes(LinearModel(sae)) == (variant not in ("TopK", "iSAE-ME topk"))
+
+
+def test_unfolding_by_hand():
+    z = torch.tensor([[2.0, 0.0, -3.0]])
+    assert unfold_signs(z).tolist() == [[2, 0, 0, 0, 0, 3]]
+
+
+@pytest.mark.parametrize("form", ["as_is", "non_negative"])
+def test_activations_keep_their_type(form):
+    presented = PresentedSAE(named("abstopk"), form)
+    z = presented.encode(masked_batch().bfloat16())
+    assert z.dtype == presented.decode(z).dtype == torch.bfloat16
+
+
+def test_run_time_normalisation_decodes_the_last_batch_only():
+    presented = PresentedSAE(named("topk", "constant_norm_rescale"))
+    z = presented.encode(torch.randn(5, D_IN))
+    presented.encode(torch.randn(7, D_IN))
+    with pytest.raises(ValueError, match="decode the batch encoded last"):
+        presented.decode(z)
+
+
+def test_what_names_no_hook_or_model():
+    sae = named("topk")
+    sae.cfg.metadata.model_name = None
+    assert PresentedSAE(sae, model_name="given").cfg.model_name == "given"
+    with pytest.raises(ValueError, match="--model"):
+        PresentedSAE(sae)
+    sae.cfg.metadata.hook_name = None
+    with pytest.raises(ValueError, match="names no hook"):
+        PresentedSAE(sae, model_name="given")
+    assert hook_layer("model.layers.12.mlp") == 12
+    with pytest.raises(ValueError, match="names no block"):
+        hook_layer("hook_embed")
+    with pytest.raises(ValueError, match="this SAE is on cpu"):
+        PresentedSAE(named("topk")).to("cuda")

