@@ -11,15 +11,16 @@ from __future__ import annotations
 
 import argparse
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from provenance import write_result
 
+from sae_lens_isae.bench import BenchInputs, run_evals
 from sae_lens_isae.files import write_json
 from sae_lens_isae.measuring import run_bench
 from sae_lens_isae.report.bench_tables import detail_tables, summary_table
-from sae_lens_isae.saebench import BenchInputs
 from sae_lens_isae.training import load_runner_config, train
 
 VARIANTS = ("topk", "abstopk", "isae", "isae_me")
@@ -56,19 +57,23 @@ def main() -> None:
         str(p.parent) for v in VARIANTS for p in sorted((args.work / v).glob("seed_*/cfg.json"))
     ]
     start = time.perf_counter()
-    results = run_bench(
-        BenchInputs(saes, data="offline", stories=args.stories, autocast=True, device=device),
-        EVALS,
-        args.work / "bench",
-        resume=True,
-    )
+    inputs = BenchInputs(saes, data="offline", stories=args.stories, autocast=True, device=device)
+    out = args.work / "bench"
+    # before and after: signed codes in both forms where it matters
+    both = run_evals(replace(inputs, codes="both"), ("core", "tpp"), out, resume=True)
+    results = run_bench(inputs, EVALS, out, resume=True)
     tables = [summary_table(results), *detail_tables(results)]
+    forms = [
+        table._replace(title=f"Signed codes in both forms: {table.title}")
+        for table in (summary_table(both), *detail_tables(both))
+    ]
     write_result(
         args.name,
         {
-            "tables": [table._asdict() for table in tables],
+            "tables": [table._asdict() for table in [*tables, *forms]],
             "metrics": [
-                {"sae": r.sae, "eval": r.eval, "form": r.form, **r.metrics} for r in results
+                {"sae": r.sae, "eval": r.eval, "form": r.form, **r.metrics}
+                for r in [*results, *both]
             ],
             "seconds_training": seconds,
             "seconds_bench": time.perf_counter() - start,

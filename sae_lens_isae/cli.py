@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from typer.core import TyperCommand
 
 if TYPE_CHECKING:
-    from sae_lens_isae.saebench.bench import Codes
+    from sae_lens_isae.bench import Codes
     from sae_lens_isae.saebench.data import DataSource
 
 app = typer.Typer(
@@ -393,10 +393,10 @@ def bench(
       isae bench topk/seed_0 topk/seed_1 isae_me/seed_0 isae_me/seed_1
       --evals core sparse_probing scr tpp --autocast
     """
+    from sae_lens_isae.bench import BenchInputs, SizeRequest  # noqa: PLC0415
     from sae_lens_isae.measuring import run_bench  # noqa: PLC0415
     from sae_lens_isae.report.bench_tables import form_notes, summary_table  # noqa: PLC0415
     from sae_lens_isae.report.tables import rich_table  # noqa: PLC0415
-    from sae_lens_isae.saebench import BenchInputs, SizeRequest  # noqa: PLC0415
 
     results = run_bench(
         BenchInputs(

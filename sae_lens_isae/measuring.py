@@ -13,6 +13,7 @@ import torch
 from sae_lens import SAE
 from transformers import set_seed
 
+from sae_lens_isae.bench import BenchInputs, BenchResult, SizeRequest, run_evals
 from sae_lens_isae.files import write_json, write_whole
 from sae_lens_isae.identifiability.activations import (
     ActivationSource,
@@ -44,7 +45,6 @@ from sae_lens_isae.report.audit_page import write_audit_page
 from sae_lens_isae.report.bench_page import write_bench_page
 from sae_lens_isae.report.pairwise_page import write_pairwise_page
 from sae_lens_isae.report.recode_page import write_recode_page
-from sae_lens_isae.saebench import BenchInputs, BenchResult, SizeRequest, run_evals
 
 TableFormat = Literal["parquet", "csv"]
 

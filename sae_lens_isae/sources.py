@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib
 import os
 import random
+import re
 import shutil
 import tempfile
 from difflib import get_close_matches
@@ -88,6 +89,20 @@ def check_hook(model: HookedRootModule, hook_name: str) -> None:
             f"the model has no hook {hook_name!r}, at which the SAE was trained"
             + (f"; the nearest are {close}" if close else "")
         )
+
+
+def hook_layer(hook_name: str) -> int:
+    """The number of the block in a hook's name.
+
+    Raises:
+        ValueError: There is none.
+    """
+    found = re.search(r"\d+", hook_name)
+    if found is None:
+        raise ValueError(
+            f"the hook {hook_name!r} names no block; SAEBench stops the model after the SAE's block"
+        )
+    return int(found.group())
 
 
 def in_bfloat16(model: HookedRootModule) -> HookedRootModule:

@@ -29,7 +29,7 @@ from sae_lens_isae.cebench.stories import StoryActivations
 from sae_lens_isae.identifiability.dictionary import Health, measure_health
 from sae_lens_isae.identifiability.latents import LatentCounts
 from sae_lens_isae.identifiability.linear_model import LinearModel
-from sae_lens_isae.saebench.presented import CodeForm, has_signed_codes, unfold_signs
+from sae_lens_isae.identifiability.signs import CodeForm, has_signed_codes, unfold_signs
 
 ALPHA = 0.25
 """Weight of the sparsity."""

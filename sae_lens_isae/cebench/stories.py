@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
 
 from sae_lens_isae.files import write_whole
-from sae_lens_isae.saebench.presented import hook_layer
+from sae_lens_isae.sources import hook_layer
 
 if TYPE_CHECKING:
     from transformer_lens.HookedRootModule import HookedRootModule

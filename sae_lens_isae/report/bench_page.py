@@ -7,6 +7,7 @@ from pathlib import Path
 
 import plotly.graph_objects as go
 
+from sae_lens_isae.bench import BenchResult
 from sae_lens_isae.report.bench_tables import (
     METRIC_OF,
     detail_tables,
@@ -18,7 +19,6 @@ from sae_lens_isae.report.bench_tables import (
 )
 from sae_lens_isae.report.glossary import BENCH
 from sae_lens_isae.report.page import bullets, figure, html_table, paragraph, write_page
-from sae_lens_isae.saebench.bench import BenchResult
 
 _CURVES = {
     "tpp": "TPP: how selective are the latents of a class?",
@@ -34,7 +34,8 @@ def write_bench_page(path: Path, results: Sequence[BenchResult]) -> None:
     for name, title in _CURVES.items():
         if numbers(results, name):
             plot = figure(_curve(results, name))
-            sections.append((title, paragraph(BENCH[name.upper()]) + plot))
+            line = BENCH[name.upper()]
+            sections.append((title, paragraph(line[0].upper() + line[1:]) + plot))
     sections += [(t.title, html_table(t.headers, t.rows)) for t in detail_tables(results)]
     sections.append(("The numbers", bullets([f"{name}: {line}" for name, line in BENCH.items()])))
     write_page(path, "What are the SAEs good for?", sections)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from statistics import mean, stdev
 from typing import NamedTuple
 
+from sae_lens_isae.bench import FORMS, BenchResult, group_of
 from sae_lens_isae.report.tables import Table
-from sae_lens_isae.saebench.bench import FORMS, BenchResult, group_of
 
 _SHOWN_N = 20
 """SCR and TPP are shown for this many latents."""

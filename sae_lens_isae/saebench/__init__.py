@@ -2,16 +2,7 @@
 
 from __future__ import annotations
 
-from sae_lens_isae.saebench.bench import BenchInputs, BenchResult, SizeRequest, run_evals
-from sae_lens_isae.saebench.data import BenchSettings
-from sae_lens_isae.saebench.presented import CodeForm, PresentedSAE
+from sae_lens_isae.saebench.data import BenchData, BenchSettings, choose_data
+from sae_lens_isae.saebench.presented import PresentedSAE
 
-__all__ = [
-    "BenchInputs",
-    "BenchResult",
-    "BenchSettings",
-    "CodeForm",
-    "PresentedSAE",
-    "SizeRequest",
-    "run_evals",
-]
+__all__ = ["BenchData", "BenchSettings", "PresentedSAE", "choose_data"]

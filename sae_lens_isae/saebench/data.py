@@ -10,14 +10,12 @@ from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import HfHubHTTPError
 
 from sae_lens_isae.saebench.texts import (
-    CROSSED,
     PROBING_SETS,
     SAE_PROBES_SETS,
-    SCR_DRAWS,
     TPP_SETS,
     Crossing,
     TextSet,
-    crossing,
+    crossings,
     occupations,
     text_set,
 )
@@ -169,14 +167,14 @@ def _local_text(text: str | None, trained_on: str | None) -> str:
 
 def _offline(text: str, stories: str | None) -> BenchData:
     probing = [text_set(name) for name in PROBING_SETS]
-    crossings = [crossing(name, draw) for name in CROSSED for draw in range(SCR_DRAWS)]
+    crossed = crossings()
     topics = [occupations(), *(text_set(name) for name in TPP_SETS)]
-    everything: list[Any] = [*probing, *crossings, *topics]
+    everything: list[Any] = [*probing, *crossed, *topics]
     return BenchData(
         text,
         sae_probes=SAE_PROBES_SETS,
         probing=tuple(s.name for s in probing),
-        scr=tuple(s.name for s in crossings),
+        scr=tuple(s.name for s in crossed),
         tpp=tuple(s.name for s in topics),
         texts={s.name: s for s in everything},
         stories=stories,

@@ -1,20 +1,14 @@
 """An SAE of SAELens as SAEBench's evals expect it, with signed codes as they are or unfolded.
 
 Several evals of SAEBench assume codes that are zero or positive: TPP credits a latent for a class
-only where it fires positively on it, densities count `> 0`. AbsTopK codes have signs. The
-non-negative twin of a signed SAE has each atom twice, once with either sign,
-
-    W_dec' = [D; -D],    z' = relu([z, -z]),    z' W_dec' = z D,
-
-so that what is rebuilt, the loss of the model with it and L0 are equal, and each direction of a
-latent is a latent of its own.
+only where it fires positively on it, densities count `> 0`. AbsTopK codes have signs; they can be
+presented as those of the SAE's non-negative twin (`identifiability.signs`).
 """
 
 from __future__ import annotations
 
-import re
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -22,11 +16,8 @@ from sae_lens import SAE
 from tqdm.auto import tqdm
 
 from sae_lens_isae.identifiability.linear_model import LinearModel
-
-CodeForm = Literal["as_is", "non_negative"]
-"""Codes as they are, or those of the non-negative twin where they have signs."""
-
-_TRIED = 256
+from sae_lens_isae.identifiability.signs import CodeForm, has_signed_codes, unfold_signs
+from sae_lens_isae.sources import hook_layer
 
 
 @dataclass
@@ -180,35 +171,6 @@ class _Distinct(NamedTuple):
         if len(z) != len(self.place) or len(self.masked) < 2:
             return False
         return bool((z[self.masked] == z[self.masked[0]]).all())
-
-
-def unfold_signs(z: Float[torch.Tensor, "*batch f"]) -> Float[torch.Tensor, "*batch f2"]:
-    """The twin's code relu([z, -z]), of twice as many latents."""
-    return torch.cat([z, -z], dim=-1).relu_()
-
-
-def has_signed_codes(model: LinearModel) -> bool:
-    """Whether the encoder gives negative coefficients, tried on random activations."""
-    generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(_TRIED, model.d_in, generator=generator).to(model.device)
-    # activations as large as the bias, or of norm sqrt(d_in) around one that is small
-    offset = model.encode(torch.zeros(1, model.d_in)).offset
-    x = offset + noise * (offset.norm() / model.d_in**0.5).clamp_min(1.0)
-    return bool((model.encode(x).codes < 0).any())
-
-
-def hook_layer(hook_name: str) -> int:
-    """The number of the block in a hook's name.
-
-    Raises:
-        ValueError: There is none.
-    """
-    found = re.search(r"\d+", hook_name)
-    if found is None:
-        raise ValueError(
-            f"the hook {hook_name!r} names no block; SAEBench stops the model after the SAE's block"
-        )
-    return int(found.group())
 
 
 def _config(sae: SAE[Any], n_latents: int, model_name: str | None) -> PresentedConfig:

@@ -156,8 +156,7 @@ def crossing(name: str, draw: int = 0) -> Crossing:
     """The texts that two data sets of sae-probes share, by both labels; `CROSSED` has the names.
 
     Args:
-        draw: Which texts are for training and which for testing; there are few, so that SCR
-            averages over several draws.
+        draw: Which texts are for training and which for testing.
 
     Raises:
         FileNotFoundError: sae-probes is not installed.
@@ -176,6 +175,17 @@ def crossing(name: str, draw: int = 0) -> Crossing:
         for order in ((one, other), (other, one))
     ]
     return max(candidates, key=lambda found: found.quadrant)
+
+
+def crossings() -> list[Crossing]:
+    """All of `CROSSED`; SCR averages over two draws of those that have few texts."""
+    first = [crossing(name) for name in CROSSED]
+    again = [
+        crossing(name, draw=1)
+        for name, found in zip(CROSSED, first, strict=True)
+        if found.quadrant < _FEW
+    ]
+    return [*first, *again]
 
 
 def _pair(names: Iterable[str]) -> tuple[str, str]:
@@ -232,8 +242,8 @@ SAE_PROBES_SETS = (
 TPP_SETS = ("97_news_class", "99_sci_cat", "27_art_type")
 """Beside `occupations`."""
 
-SCR_DRAWS = 2
-"""Of each crossing."""
+_FEW = 100
+"""Texts of a quadrant, below which a crossing is drawn twice."""
 
 _OCCUPATIONS = {
     "actor": "61_wikidata_occupation_isactor",

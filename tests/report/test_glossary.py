@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from sae_lens_isae.report.glossary import AUDIT, PAIRWISE, RECODE
+from sae_lens_isae.report.glossary import AUDIT, BENCH, PAIRWISE, RECODE
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 
 
-@pytest.mark.parametrize(("name", "line"), [*PAIRWISE.items(), *AUDIT.items(), *RECODE.items()])
+@pytest.mark.parametrize(
+    ("name", "line"), [*PAIRWISE.items(), *AUDIT.items(), *RECODE.items(), *BENCH.items()]
+)
 def test_every_number_is_explained(name, line):
     escaped = line.replace("|", "\\|")
     assert f"| {name} | {escaped} |" in README

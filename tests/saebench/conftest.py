@@ -71,8 +71,7 @@ def few_texts(tiny_model, monkeypatch):
     monkeypatch.setattr(f"{data}.PROBING_SETS", ("96_spam_is",))
     monkeypatch.setattr(f"{data}.TPP_SETS", ("99_sci_cat",))
     monkeypatch.setattr(f"{data}.SAE_PROBES_SETS", ("95_toxic_is",))
-    monkeypatch.setattr(f"{data}.CROSSED", ("words",))
-    monkeypatch.setattr(f"{data}.crossing", lambda *_: crossed_words(tiny_model[0]))
+    monkeypatch.setattr(f"{data}.crossings", lambda: [crossed_words(tiny_model[0])])
 
 
 @pytest.fixture

@@ -11,10 +11,10 @@ import pytest
 import torch
 from sae_lens.saes.abstopk_sae import AbsTopKSAE, AbsTopKSAEConfig
 
+from sae_lens_isae.bench import FOLDERS, BenchInputs, SizeRequest, run_evals
 from sae_lens_isae.identifiability.loading import load_sae
 from sae_lens_isae.measuring import run_bench
-from sae_lens_isae.saebench import BenchInputs, PresentedSAE, SizeRequest
-from sae_lens_isae.saebench.bench import FOLDERS, run_evals
+from sae_lens_isae.saebench import PresentedSAE
 from sae_lens_isae.saebench.texts import TextSet
 from sae_lens_isae.saebench.upstream import contained, with_texts
 from sae_lens_isae.sources import load_language_model
@@ -173,9 +173,7 @@ def test_stopped_and_resumed(tiny_model, two_saes, tmp_path, few_texts, monkeypa
     assert [r.metrics for r in resumed] == [r.metrics for r in whole]
     assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
     # with all finished no model is loaded, and other settings are not taken for these
-    monkeypatch.setattr(
-        "sae_lens_isae.saebench.bench.load_shared_model", lambda *a: pytest.fail("loaded")
-    )
+    monkeypatch.setattr("sae_lens_isae.bench.load_shared_model", lambda *a: pytest.fail("loaded"))
     assert len(bench(two_saes, tiny_model, out, evals, resume=True)) == 4
     with pytest.raises(pytest.fail.Exception, match="loaded"):
         bench(two_saes, tiny_model, out, evals, resume=True, autocast=True)

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from sae_lens_isae.identifiability.linear_model import LinearModel
+from sae_lens_isae.identifiability.signs import has_signed_codes, unfold_signs
 from sae_lens_isae.saebench import PresentedSAE
-from sae_lens_isae.saebench.presented import has_signed_codes, hook_layer, unfold_signs
+from sae_lens_isae.sources import hook_layer
 from tests.conftest import D_IN, D_SAE, isae_config, make_sae
 from tests.identifiability.test_linear_model import ARCHITECTURES, NORMALIZATIONS, stock_sae
 

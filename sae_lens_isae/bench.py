@@ -20,11 +20,12 @@ from sae_lens_isae.cebench.stories import PUBLISHED
 from sae_lens_isae.files import fingerprint, write_json
 from sae_lens_isae.identifiability.linear_model import LinearModel
 from sae_lens_isae.identifiability.loading import labels, load_sae, load_shared_model
+from sae_lens_isae.identifiability.signs import CodeForm, has_signed_codes
 from sae_lens_isae.saebench import evals as saebench_evals
 from sae_lens_isae.saebench.data import BenchData, BenchSettings, DataSource, choose_data
 from sae_lens_isae.saebench.evals import Workplace
 from sae_lens_isae.saebench.installed import saebench_version
-from sae_lens_isae.saebench.presented import CodeForm, PresentedSAE, has_signed_codes
+from sae_lens_isae.saebench.presented import PresentedSAE
 from sae_lens_isae.sources import check_hook, in_bfloat16
 
 if TYPE_CHECKING:
@@ -227,7 +228,7 @@ def _tasks(
     for kind in evals:
         for label, sae in saes.items():
             for name, form in _forms(label, sae, kind, codes):
-                file = f"{name.replace('/', '_')}_eval_results.json"
+                file = f"{name.strip('./').replace('/', '_')}_eval_results.json"
                 task = _Task(name, label, sae, kind, form, out / FOLDERS[kind] / file)
                 mark = _mark(task, shared)
                 kept = _kept(task.path, mark) if resume else None
