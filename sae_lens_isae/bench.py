@@ -51,6 +51,9 @@ CE-bench averages."""
 FOLDERS = {name: name for name in FORMS} | {"sae_probes": "sparse_probing_sae_probes"}
 """Of the results; SAEBench's own names, by which its plots know them."""
 
+ARTIFACTS = "artifacts"
+"""Folder below the results for activations, probes and the log."""
+
 
 @dataclass(frozen=True)
 class BenchInputs:
@@ -110,11 +113,14 @@ class SizeRequest(NamedTuple):
 class _Task(NamedTuple):
     name: str
     """Of the SAE, and of its form where both were asked for."""
-    label: str
     sae: SAE[Any]
     eval: str
     form: CodeForm
     path: Path
+    mark: str
+    """Tells SAE, form, data and settings."""
+    depends: dict[str, Any]
+    """The data and settings."""
 
 
 def run_evals(
@@ -138,37 +144,38 @@ def run_evals(
     names = labels(inputs.saes)
     saes = {n: load_sae(s, inputs.device) for n, s in zip(names, inputs.saes, strict=True)}
     for sae in saes.values():
+        # an SAE that cannot be evaluated is refused before anything is
         PresentedSAE(sae, model_name=inputs.model)
-    only_stories = set(evals) == {"ce_bench"}
     trained_on = next(iter(saes.values())).cfg.metadata.dataset_path
     data = (
         BenchData(text="", sae_probes=None, stories=inputs.stories)
-        if only_stories
+        if set(evals) == {"ce_bench"}
         else choose_data(
             inputs.data, inputs.text, trained_on, tuple(inputs.probe_data), inputs.stories
         )
     )
     settings = (sizes or SizeRequest()).settings(data)
     pairs = load_pairs(data.stories, settings.pairs) if "ce_bench" in evals else []
-    shared = _shared(inputs, data, settings, pairs)
-    tasks, finished = _tasks(inputs.codes, saes, evals, out, shared, resume)
-    if tasks:
-        name, model = load_shared_model(list(saes.values()), inputs.model, inputs.device)
-        _check_hooks(model, saes)
-        work = Workplace(
-            in_bfloat16(model) if inputs.autocast else model,
-            name.replace("/", "_") if Path(name).exists() else name,
-            inputs.device,
-            data,
-            settings,
-            out / "artifacts" / fingerprint([], shared),
-        )
-        with tqdm(tasks, desc="Evaluations", unit="eval") as progress:
-            for task in progress:
-                progress.set_postfix_str(f"{task.eval}: {task.name}")
-                finished.append(_finish(task, work, pairs, shared))
-    order = {name: i for i, name in enumerate(FORMS)}
-    return sorted(finished, key=lambda r: (order[r.eval], names.index(r.sae.split("+")[0])))
+    tasks = _tasks(inputs, saes, evals, out, _dependencies(inputs, data, settings, pairs))
+    kept = {task.path: _kept(task) if resume else None for task in tasks}
+    missing = [task for task in tasks if kept[task.path] is None]
+    if not missing:
+        return [_result(task, kept[task.path]) for task in tasks]
+    name, model = load_shared_model(list(saes.values()), inputs.model, inputs.device)
+    _check_hooks(model, saes)
+    work = Workplace(
+        in_bfloat16(model) if inputs.autocast else model,
+        name.replace("/", "_") if Path(name).exists() else name,
+        inputs.device,
+        data,
+        settings,
+        out / ARTIFACTS,
+    )
+    with tqdm(missing, desc="Evaluations", unit="eval") as progress:
+        for task in progress:
+            progress.set_postfix_str(f"{task.eval}: {task.name}")
+            kept[task.path] = _finish(task, work, pairs)
+    return [_result(task, kept[task.path]) for task in tasks]
 
 
 def group_of(name: str) -> str:
@@ -191,72 +198,68 @@ def _checked(evals: Sequence[str], inputs: BenchInputs) -> list[str]:
     return [name for name in FORMS if name in evals]
 
 
-def _shared(
+def _dependencies(
     inputs: BenchInputs, data: BenchData, settings: BenchSettings, pairs: list[StoryPair]
-) -> dict[str, Any]:
-    """All that a result depends on beside the SAE and the eval."""
+) -> dict[str, dict[str, Any]]:
+    """All that a result depends on beside SAE, eval and form; of CE-bench, and of SAEBench."""
+    common = {"schema": SCHEMA, "model": inputs.model, "autocast": inputs.autocast}
     return {
-        "schema": SCHEMA,
-        "saebench": saebench_version() if data.text else None,
-        "model": inputs.model,
-        "autocast": inputs.autocast,
-        "settings": asdict(settings),
-        "text": data.text,
-        "probing": data.probing,
-        "scr": data.scr,
-        "tpp": data.tpp,
-        "sae_probes": data.sae_probes,
-        "sizes": {name: list(sizes) for name, sizes in data.sizes(settings).items()},
-        "texts": fingerprint([], {name: repr(texts) for name, texts in data.texts.items()}),
-        "stories": data.stories or PUBLISHED,
-        "pairs": fingerprint([], pairs),
+        "ce_bench": {
+            **common,
+            "stories": data.stories or PUBLISHED,
+            "pairs": fingerprint([], pairs),
+        },
+        "saebench": {
+            **common,
+            "saebench": saebench_version() if data.text else None,
+            "settings": asdict(settings),
+            "text": data.text,
+            "probing": data.probing,
+            "scr": data.scr,
+            "tpp": data.tpp,
+            "sae_probes": data.sae_probes,
+            "sizes": {name: list(sizes) for name, sizes in data.sizes(settings).items()},
+            "texts": fingerprint([], {name: repr(texts) for name, texts in data.texts.items()}),
+        },
     }
 
 
 def _tasks(
-    codes: Codes,
+    inputs: BenchInputs,
     saes: dict[str, SAE[Any]],
     evals: Sequence[str],
     out: Path,
-    shared: dict[str, Any],
-    resume: bool,
-) -> tuple[list[_Task], list[BenchResult]]:
-    """What is to be done, and what is finished."""
+    dependencies: dict[str, dict[str, Any]],
+) -> list[_Task]:
+    """Eval by eval, for what the SAEs share is made for the first of them."""
+    models = {label: LinearModel(sae) for label, sae in saes.items()}
+    signed = {label: has_signed_codes(model) for label, model in models.items()}
+    weights = {label: fingerprint(model.tensors(), None) for label, model in models.items()}
     tasks: list[_Task] = []
-    finished: list[BenchResult] = []
-    # eval by eval: what the SAEs share is made for the first of them
     for kind in evals:
+        depends = dependencies.get(kind, dependencies["saebench"])
         for label, sae in saes.items():
-            for name, form in _forms(label, sae, kind, codes):
+            for name, form in _forms(label, kind, inputs.codes if signed[label] else "as_is"):
                 file = f"{name.strip('./').replace('/', '_')}_eval_results.json"
-                task = _Task(name, label, sae, kind, form, out / FOLDERS[kind] / file)
-                mark = _mark(task, shared)
-                kept = _kept(task.path, mark) if resume else None
-                if kept is None:
-                    tasks.append(task)
-                else:
-                    finished.append(_result(task, kept))
-    return tasks, finished
+                mark = fingerprint([], [weights[label], kind, form, depends])
+                path = out / FOLDERS[kind] / file
+                tasks.append(_Task(name, sae, kind, form, path, mark, depends))
+    return tasks
 
 
-def _forms(label: str, sae: SAE[Any], kind: str, codes: Codes) -> list[tuple[str, CodeForm]]:
-    if not has_signed_codes(LinearModel(sae)):
-        return [(label, "as_is")]
+def _forms(label: str, kind: str, codes: Codes) -> list[tuple[str, CodeForm]]:
     if codes == "both":
         forms: tuple[CodeForm, ...] = ("as_is", "non_negative")
         return [(f"{label}+{form}", form) for form in forms]
     return [(label, FORMS[kind] if codes == "auto" else codes)]
 
 
-def _mark(task: _Task, shared: dict[str, Any]) -> str:
-    return fingerprint(LinearModel(task.sae).tensors(), [task.eval, task.form, shared])
-
-
-def _kept(path: Path, mark: str) -> dict[str, Any] | None:
-    if not path.exists():
+def _kept(task: _Task) -> dict[str, Any] | None:
+    if not task.path.exists():
         return None
-    data = json.loads(path.read_text(encoding="utf-8"))
-    return data if data["sae_cfg_dict"].get("isae_bench", {}).get("mark") == mark else None
+    data = json.loads(task.path.read_text(encoding="utf-8"))
+    same = data["sae_cfg_dict"].get("isae_bench", {}).get("mark") == task.mark
+    return data if same else None
 
 
 def _check_hooks(model: HookedRootModule, saes: dict[str, SAE[Any]]) -> None:
@@ -278,22 +281,20 @@ def _check_hooks(model: HookedRootModule, saes: dict[str, SAE[Any]]) -> None:
         tokenizer.pad_token = tokenizer.eos_token
 
 
-def _finish(
-    task: _Task, work: Workplace, pairs: list[StoryPair], shared: dict[str, Any]
-) -> BenchResult:
+def _finish(task: _Task, work: Workplace, pairs: list[StoryPair]) -> dict[str, Any]:
+    # a folder of its own for other data and settings
+    work = replace(work, artifacts=work.artifacts / fingerprint([], task.depends))
     try:
         data = _evaluate(task, work, pairs)
-        if task.eval != "ce_bench":
-            data["sae_bench_commit_hash"] = f"sae-bench {shared['saebench']}"
         release, _, sae_id = task.name.partition("/")
         data["sae_lens_release_id"], data["sae_lens_id"] = release, sae_id or "custom_sae"
         data["sae_cfg_dict"] = {
             **task.sae.cfg.to_dict(),
             "isae_bench": {
                 "code_form": task.form,
-                "mark": _mark(task, shared),
+                "mark": task.mark,
                 **_alive(task, data),
-                **shared,
+                **task.depends,
             },
         }
         task.path.parent.mkdir(parents=True, exist_ok=True)
@@ -306,7 +307,7 @@ def _finish(
                 f"{task.path.parent.parent}: free space there and run again with --resume"
             ) from error
         raise
-    return _result(task, data)
+    return data
 
 
 def _evaluate(task: _Task, work: Workplace, pairs: list[StoryPair]) -> dict[str, Any]:
@@ -319,12 +320,15 @@ def _evaluate(task: _Task, work: Workplace, pairs: list[StoryPair]) -> dict[str,
     # SAEBench prints every probe that it trains
     with log.open("a", encoding="utf-8") as file, contextlib.redirect_stdout(file):
         if task.eval == "core":
-            return saebench_evals.run_core(work, task.sae, presented, name)
-        if task.eval == "sparse_probing":
-            return saebench_evals.run_sparse_probing(work, presented, name)
-        if task.eval == "sae_probes":
-            return saebench_evals.run_sae_probes(work, presented, name)
-        return saebench_evals.run_scr_or_tpp(work, presented, name, scr=task.eval == "scr")
+            data = saebench_evals.run_core(work, task.sae, presented, name)
+        elif task.eval == "sparse_probing":
+            data = saebench_evals.run_sparse_probing(work, presented, name)
+        elif task.eval == "sae_probes":
+            data = saebench_evals.run_sae_probes(work, presented, name)
+        else:
+            data = saebench_evals.run_scr_or_tpp(work, presented, name, scr=task.eval == "scr")
+    # what SAEBench writes here is the commit of the folder it was started in
+    return data | {"sae_bench_commit_hash": f"sae-bench {saebench_version()}"}
 
 
 def _ce_bench(task: _Task, work: Workplace, pairs: list[StoryPair]) -> dict[str, Any]:
@@ -368,7 +372,8 @@ def _alive(task: _Task, data: dict[str, Any]) -> dict[str, float]:
     return {"frac_alive_latents": float((density > 0).float().mean())}
 
 
-def _result(task: _Task, data: dict[str, Any]) -> BenchResult:
+def _result(task: _Task, data: dict[str, Any] | None) -> BenchResult:
+    assert data is not None
     groups = data["eval_result_metrics"].values()
     metrics = {key: value for group in groups for key, value in group.items() if value is not None}
     alive = data["sae_cfg_dict"]["isae_bench"].get("frac_alive_latents")

@@ -393,7 +393,7 @@ def bench(
       isae bench topk/seed_0 topk/seed_1 isae_me/seed_0 isae_me/seed_1
       --evals core sparse_probing scr tpp --autocast
     """
-    from sae_lens_isae.bench import BenchInputs, SizeRequest  # noqa: PLC0415
+    from sae_lens_isae.bench import ARTIFACTS, BenchInputs, SizeRequest  # noqa: PLC0415
     from sae_lens_isae.measuring import run_bench  # noqa: PLC0415
     from sae_lens_isae.report.bench_tables import form_notes, summary_table  # noqa: PLC0415
     from sae_lens_isae.report.tables import rich_table  # noqa: PLC0415
@@ -421,6 +421,8 @@ def bench(
     for note in form_notes(results):
         console.print(f"note: {note}")
     console.print(f"page, and a result file for each eval and SAE: {out}", soft_wrap=True)
+    kept = sum(file.stat().st_size for file in (out / ARTIFACTS).rglob("*") if file.is_file())
+    console.print(f"activations for further SAEs: {out / ARTIFACTS}, {kept / 1e9:.1f} GB")
 
 
 @app.command()

@@ -12,7 +12,7 @@ import torch
 from sae_lens.saes.abstopk_sae import AbsTopKSAE, AbsTopKSAEConfig
 
 from sae_lens_isae.bench import FOLDERS, BenchInputs, SizeRequest, run_evals
-from sae_lens_isae.identifiability.loading import load_sae
+from sae_lens_isae.identifiability.loading import load_sae, load_shared_model
 from sae_lens_isae.measuring import run_bench
 from sae_lens_isae.saebench import PresentedSAE
 from sae_lens_isae.saebench.texts import TextSet
@@ -177,6 +177,14 @@ def test_stopped_and_resumed(tiny_model, two_saes, tmp_path, few_texts, monkeypa
     assert len(bench(two_saes, tiny_model, out, evals, resume=True)) == 4
     with pytest.raises(pytest.fail.Exception, match="loaded"):
         bench(two_saes, tiny_model, out, evals, resume=True, autocast=True)
+    # what only CE-bench reads does not make the others anew
+    with monkeypatch.context() as patched:
+        patched.setattr("sae_lens_isae.bench._finish", lambda task, *_: pytest.fail(task.eval))
+        patched.setattr("sae_lens_isae.bench.load_shared_model", load_shared_model)
+        with pytest.raises(pytest.fail.Exception, match="ce_bench"):
+            bench(
+                two_saes, tiny_model, out, (*evals, "ce_bench"), resume=True, stories=str(STORIES)
+            )
 
 
 def test_what_was_written_half_is_made_again(tiny_model, two_saes, tmp_path, few_texts):
@@ -229,3 +237,39 @@ def test_saes_that_do_not_fit_the_model(tiny_model, tmp_path):
     sae.save_model(tmp_path / "deep")
     with pytest.raises(ValueError, match=r"model\.layers\.7"):
         bench([str(tmp_path / "deep")], tiny_model, tmp_path / "out")
+
+
+def test_the_hubs_data_sets_run_as_saebench_has_them(tiny_model, two_saes, tmp_path, monkeypatch):
+    """SAEBench's own loading and selection, on rows in the form of the hub's."""
+    from sae_bench.evals.scr_and_tpp import dataset_creation
+    from sae_bench.sae_bench_utils import dataset_utils
+
+    def rows(columns, values, n):
+        return {
+            part: [
+                dict(zip(columns, (f"{part} {value} {second} {i}", value, second), strict=True))
+                for value in values
+                for second in (0, 1)
+                for i in range(n)
+            ]
+            for part in ("train", "test")
+        }
+
+    def hub(name, **kwargs):
+        if name == "LabHC/bias_in_bios":
+            return rows(("hard_text", "profession", "gender"), range(28), 25)
+        assert name == "canrager/amazon_reviews_mcauley_1and5"
+        found = rows(("text", "category", "rating"), range(34), 25)
+        return {
+            part: [{**row, "rating": (1.0, 5.0)[row["rating"]]} for row in some]
+            for part, some in found.items()
+        }
+
+    monkeypatch.setattr(dataset_creation, "load_dataset", hub)
+    monkeypatch.setattr(dataset_utils, "load_dataset", hub)
+    inputs = BenchInputs(two_saes, data="hub", text=str(tiny_model[1]))
+    results = run_evals(inputs, ["scr", "tpp"], tmp_path / "out", SMALL)
+    assert len(results) == 4
+    details = json.loads(results[0].path.read_text())["eval_result_details"]
+    assert len(details) == 8
+    assert details[0]["dataset_name"] == "LabHC/bias_in_bios_class_set1_scr_professor_nurse_results"
