@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -13,13 +14,19 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from sae_lens import SAE
+from safetensors import SafetensorError
 from tqdm.auto import tqdm
 
 from sae_lens_isae.cebench import StoryActivations, StoryPair, ce_bench, load_pairs
 from sae_lens_isae.cebench.stories import PUBLISHED
 from sae_lens_isae.files import fingerprint, write_json
 from sae_lens_isae.identifiability.linear_model import LinearModel
-from sae_lens_isae.identifiability.loading import labels, load_sae, load_shared_model
+from sae_lens_isae.identifiability.loading import (
+    labels,
+    load_sae,
+    load_shared_model,
+    release_and_id,
+)
 from sae_lens_isae.identifiability.signs import CodeForm, has_signed_codes
 from sae_lens_isae.saebench import evals as saebench_evals
 from sae_lens_isae.saebench.data import BenchData, BenchSettings, DataSource, choose_data
@@ -113,6 +120,8 @@ class SizeRequest(NamedTuple):
 class _Task(NamedTuple):
     name: str
     """Of the SAE, and of its form where both were asked for."""
+    release: tuple[str, str]
+    """Release and id of a pretrained SAE; of another what SAEBench has there."""
     sae: SAE[Any]
     eval: str
     form: CodeForm
@@ -235,6 +244,10 @@ def _tasks(
     models = {label: LinearModel(sae) for label, sae in saes.items()}
     signed = {label: has_signed_codes(model) for label, model in models.items()}
     weights = {label: fingerprint(model.tensors(), None) for label, model in models.items()}
+    releases = {
+        label: release_and_id(source) or (label, "custom_sae")
+        for label, source in zip(saes, inputs.saes, strict=True)
+    }
     tasks: list[_Task] = []
     for kind in evals:
         depends = dependencies.get(kind, dependencies["saebench"])
@@ -243,7 +256,7 @@ def _tasks(
                 file = f"{name.strip('./').replace('/', '_')}_eval_results.json"
                 mark = fingerprint([], [weights[label], kind, form, depends])
                 path = out / FOLDERS[kind] / file
-                tasks.append(_Task(name, sae, kind, form, path, mark, depends))
+                tasks.append(_Task(name, releases[label], sae, kind, form, path, mark, depends))
     return tasks
 
 
@@ -286,8 +299,7 @@ def _finish(task: _Task, work: Workplace, pairs: list[StoryPair]) -> dict[str, A
     work = replace(work, artifacts=work.artifacts / fingerprint([], task.depends))
     try:
         data = _evaluate(task, work, pairs)
-        release, _, sae_id = task.name.partition("/")
-        data["sae_lens_release_id"], data["sae_lens_id"] = release, sae_id or "custom_sae"
+        data["sae_lens_release_id"], data["sae_lens_id"] = task.release
         data["sae_cfg_dict"] = {
             **task.sae.cfg.to_dict(),
             "isae_bench": {
@@ -299,9 +311,10 @@ def _finish(task: _Task, work: Workplace, pairs: list[StoryPair]) -> dict[str, A
         }
         task.path.parent.mkdir(parents=True, exist_ok=True)
         write_json(task.path, data)
-    except (OSError, RuntimeError) as error:
-        # torch says so in words only
-        if getattr(error, "errno", None) == errno.ENOSPC or "file write failed" in str(error):
+    except (OSError, RuntimeError, SafetensorError) as error:
+        # torch and safetensors say so in words only
+        words = ("file write failed", os.strerror(errno.ENOSPC))
+        if any(some in str(error) for some in words):
             raise ValueError(
                 f"the disk is full ({task.eval} of {task.name}); finished results are in "
                 f"{task.path.parent.parent}: free space there and run again with --resume"

@@ -398,23 +398,28 @@ def bench(
     from sae_lens_isae.report.bench_tables import form_notes, summary_table  # noqa: PLC0415
     from sae_lens_isae.report.tables import rich_table  # noqa: PLC0415
 
-    results = run_bench(
-        BenchInputs(
-            saes,
-            model,
-            cast("DataSource", data),
-            text,
-            probe_data or [],
-            stories,
-            cast("Codes", codes),
-            autocast,
-            device,
-        ),
-        evals or list(_EVALS[:4]),
-        out,
-        SizeRequest(train_size, test_size, core_batches, seed),
-        resume=resume,
-    )
+    try:
+        results = run_bench(
+            BenchInputs(
+                saes,
+                model,
+                cast("DataSource", data),
+                text,
+                probe_data or [],
+                stories,
+                cast("Codes", codes),
+                autocast,
+                device,
+            ),
+            evals or list(_EVALS[:4]),
+            out,
+            SizeRequest(train_size, test_size, core_batches, seed),
+            resume=resume,
+        )
+    except KeyboardInterrupt:
+        raise ValueError(
+            f"stopped; finished results are in {out}: the same command with --resume goes on"
+        ) from None
     console = Console()
     table = summary_table(results)
     console.print(rich_table(table.title, table.headers, table.rows))
@@ -454,10 +459,7 @@ def main() -> None:
     """Entry point: errors that a user can mend are one sentence, not a traceback."""
     try:
         app()
-    except KeyboardInterrupt:
-        print("stopped; what is finished was kept", file=sys.stderr)
-        sys.exit(130)
-    except (ValueError, FileNotFoundError, SafetensorError, argparse.ArgumentError) as error:
+    except (ValueError, OSError, SafetensorError, argparse.ArgumentError) as error:
         if os.environ.get("ISAE_TRACEBACK"):
             raise
         print(f"error: {error}", file=sys.stderr)

@@ -75,6 +75,16 @@ def test_evals_are_listed_as_one_likes(arguments, saes, evals, monkeypatch):
 
 
 @needs_saebench
+def test_stopped_is_one_sentence(folder, monkeypatch, capsys):
+    def stopped(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sae_lens_isae.measuring.run_bench", stopped)
+    said = complaint(["bench", "mine/seed_0", "--out", "here"], folder, monkeypatch, capsys)
+    assert "finished results are in here: the same command with --resume goes on" in said
+
+
+@needs_saebench
 def test_bad_input_is_one_sentence(folder, monkeypatch, capsys):
     def said(*arguments):
         return complaint(

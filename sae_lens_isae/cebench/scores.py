@@ -1,8 +1,9 @@
 """The scores of CE-bench, CE_total = C + I - 0.25 S, and the health of the dictionary.
 
-A story is the mean of its tokens' codes, V1 and V2 for the two stories of a pair. What the paper
-leaves open, and what its code does otherwise, is settled so that scores are between 0 and 1, as
-those of 'Diagnosing and Fixing Latent Recovery in Sparse Autoencoders' are:
+A story is the mean of its tokens' codes, V1 and V2 for the two stories of a pair. Gulko et al. leave
+open how these are normalised, and their code does otherwise than their text. Here scores are
+between 0 and 1. So are those of 'Diagnosing and Fixing Latent Recovery in Sparse Autoencoders',
+which does not say how: do not compare levels.
 
 - C of a pair is the largest |V1 - V2| of a latent, with V1 and V2 brought to [0, 1] by their common
   smallest and largest entry. The published code divides by a standard deviation over latents.

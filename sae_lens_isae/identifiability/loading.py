@@ -37,15 +37,26 @@ def load_sae(name: str, device: str = "cpu") -> SAE[Any]:
         FileNotFoundError: The name is neither.
         ValueError: SAELens does not know the id, or the architecture is not registered.
     """
+    pretrained = release_and_id(name)
+    if pretrained is not None:
+        return load_pretrained(*pretrained, device)
+    try:
+        return SAE.load_from_disk(name, device=device)
+    except KeyError as error:
+        raise ValueError(
+            f"{name}: SAELens has no inference class for architecture {error}; load the exported "
+            "SAE (output_path), not a training checkpoint, or import the package that registers it"
+        ) from error
+
+
+def release_and_id(name: str) -> tuple[str, str] | None:
+    """The parts of a pretrained SAE's name; None for a folder with an SAE.
+
+    Raises:
+        FileNotFoundError: The name is neither.
+    """
     if (Path(name) / SAE_CFG_FILENAME).is_file():
-        try:
-            return SAE.load_from_disk(name, device=device)
-        except KeyError as error:
-            raise ValueError(
-                f"{name}: SAELens has no inference class for architecture {error}; load the "
-                "exported SAE (output_path), not a training checkpoint, or import the package that "
-                "registers it"
-            ) from error
+        return None
     parts = name.split("/")
     n_release = 1 if parts[0] in get_pretrained_saes_directory() else 2
     # a name below an existing folder is a mistyped path, not somebody's repository
@@ -55,7 +66,7 @@ def load_sae(name: str, device: str = "cpu") -> SAE[Any]:
             f"{name!r} is neither a folder with {SAE_CFG_FILENAME} nor a pretrained "
             "release/sae_id or user/repository/sae_id"
         )
-    return load_pretrained("/".join(parts[:n_release]), "/".join(parts[n_release:]), device)
+    return "/".join(parts[:n_release]), "/".join(parts[n_release:])
 
 
 def load_pretrained(release: str, sae_id: str, device: str = "cpu") -> SAE[Any]:

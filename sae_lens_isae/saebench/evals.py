@@ -109,14 +109,9 @@ def run_sparse_probing(work: Workplace, presented: PresentedSAE, name: str) -> d
     settings = work.settings
     info = module("sae_bench.sae_bench_utils.dataset_info")
     config = main.SparseProbingEvalConfig(
-        random_seed=settings.seed,
+        **_shared_fields(work),
         probe_train_set_size=settings.train_size,
         probe_test_set_size=settings.test_size,
-        context_length=settings.context_size,
-        sae_batch_size=settings.sae_batch_size,
-        llm_batch_size=settings.llm_batch_size,
-        llm_dtype=_dtype(work.model),
-        model_name=work.model_name,
         k_values=list(settings.k_values),
         **({} if work.data.probing is None else {"dataset_names": list(work.data.probing)}),
     )
@@ -142,15 +137,10 @@ def run_scr_or_tpp(
     info = module("sae_bench.sae_bench_utils.dataset_info")
     datasets = work.data.scr if scr else work.data.tpp
     config = main.ScrAndTppEvalConfig(
-        random_seed=settings.seed,
+        **_shared_fields(work),
         perform_scr=scr,
         train_set_size=settings.train_size,
         test_set_size=settings.test_size,
-        context_length=settings.context_size,
-        sae_batch_size=settings.sae_batch_size,
-        llm_batch_size=settings.llm_batch_size,
-        llm_dtype=_dtype(work.model),
-        model_name=work.model_name,
         n_values=[n for n in settings.n_values if n <= len(presented.W_dec)],
         **(
             {}
@@ -223,6 +213,18 @@ def run_sae_probes(work: Workplace, presented: PresentedSAE, name: str) -> dict[
         )
         main.run_eval(config, [(name, presented)], work.device, folder)
         return _only_result(Path(folder))
+
+
+def _shared_fields(work: Workplace) -> dict[str, Any]:
+    """Of the configs of sparse probing, SCR and TPP."""
+    return {
+        "model_name": work.model_name,
+        "random_seed": work.settings.seed,
+        "context_length": work.settings.context_size,
+        "sae_batch_size": work.settings.sae_batch_size,
+        "llm_batch_size": work.settings.llm_batch_size,
+        "llm_dtype": str(next(work.model.parameters()).dtype).removeprefix("torch."),
+    }
 
 
 def _run(
@@ -325,7 +327,3 @@ def _tokenizer(model: HookedRootModule) -> Any:
 def _context(model: HookedRootModule) -> int:
     config: Any = getattr(model, "cfg", None)
     return int(getattr(config, "n_ctx", 1024))
-
-
-def _dtype(model: HookedRootModule) -> str:
-    return str(next(model.parameters()).dtype).removeprefix("torch.")
