@@ -1,7 +1,7 @@
 """The scores of CE-bench, CE_total = C + I - 0.25 S, and the health of the dictionary.
 
-A story is the mean of its tokens' codes, V1 and V2 for the two stories of a pair. Gulko et al. leave
-open how these are normalised, and their code does otherwise than their text. Here scores are
+A story is the mean of its tokens' codes, V1 and V2 for the two stories of a pair. Gulko et al.
+leave open how these are normalised, and their code does otherwise than their text. Here scores are
 between 0 and 1. So are those of 'Diagnosing and Fixing Latent Recovery in Sparse Autoencoders',
 which does not say how: do not compare levels.
 
