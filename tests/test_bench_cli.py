@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from typer.testing import CliRunner
 
+from sae_lens_isae.bench import FORMS
 from sae_lens_isae.cli import app
 from tests.conftest import complaint, isae
 from tests.saebench.conftest import STORIES, needs_saebench, save_sae
@@ -72,6 +73,12 @@ def test_evals_are_listed_as_one_likes(arguments, saes, evals, monkeypatch):
     result = CliRunner().invoke(app, ["bench", *arguments])
     assert result.exit_code == 0, result.output
     assert (seen["saes"], seen["evals"]) == (saes, evals)
+
+
+def test_the_help_names_all_evals():
+    # the command line has a list of its own, for the help must not load torch's friends
+    result = CliRunner().invoke(app, ["bench", "--help"], env={"COLUMNS": "300"})
+    assert ", ".join(FORMS) in result.output
 
 
 @needs_saebench

@@ -93,6 +93,7 @@ class PresentedSAE:
         # the decoder's bias; with run-time normalisation it depends on the activations
         self._offset = self._model.encode(torch.zeros(1, self._model.d_in)).offset
         self._last: _Distinct | None = None
+        self._batches: dict[Any, _Kept] = {}
         self.cfg = _config(sae, len(self.W_dec), model_name)
 
     @property
@@ -103,16 +104,31 @@ class PresentedSAE:
     @torch.no_grad()
     def encode(self, x: Float[torch.Tensor, "*tokens d_in"]) -> Float[torch.Tensor, "*tokens f"]:
         """Codes of activations, [.., d_sae] or of the twin [.., 2 d_sae]."""
-        flat = x.reshape(-1, x.shape[-1])
-        self._last = _Distinct.of(flat)
-        with torch.autocast(x.device.type, enabled=False):
-            code = self._model.encode(flat[self._last.rows])
-        if self._model.normalization in ("constant_norm_rescale", "layer_norm"):
-            self._offset = code.offset
         if self.progress is not None:
             self.progress.update()
-        z = unfold_signs(code.codes) if self._twin else code.codes
-        return z.to(x.dtype)[self._last.place].view(*x.shape[:-1], -1)
+        kept = self._kept(x)
+        self._last = kept.distinct
+        if self._model.normalization in ("constant_norm_rescale", "layer_norm"):
+            self._offset = kept.offset
+        z = kept.code.to_dense()
+        return z[kept.distinct.place].view(*x.shape[:-1], -1)
+
+    def _kept(self, x: Float[torch.Tensor, "*tokens d_in"]) -> _Kept:
+        # inference tensors do not tell whether they were changed
+        version = None if x.is_inference() else x._version
+        key = (x.data_ptr(), x.shape, x.stride(), version)
+        kept = self._batches.pop(key, None)
+        if kept is None or version is None:
+            flat = x.reshape(-1, x.shape[-1])
+            distinct = _Distinct.of(flat)
+            with torch.autocast(x.device.type, enabled=False):
+                code = self._model.encode(flat[distinct.rows])
+            z = unfold_signs(code.codes) if self._twin else code.codes
+            kept = _Kept(x, distinct, z.to(x.dtype).to_sparse(), code.offset)
+        self._batches[key] = kept
+        while len(self._batches) > _BATCHES:
+            del self._batches[next(iter(self._batches))]
+        return kept
 
     @torch.no_grad()
     def decode(self, z: Float[torch.Tensor, "*tokens f"]) -> Float[torch.Tensor, "*tokens d_in"]:
@@ -145,6 +161,21 @@ class PresentedSAE:
         if device is not None and torch.device(device).type != torch.device(self.device).type:
             raise ValueError(f"this SAE is on {self.device}, load it on {device}")
         return self
+
+
+_BATCHES = 32
+"""Batches whose codes are kept, the last ones used: SCR and TPP encode a few again and again, once
+for every number of latents that they ablate."""
+
+
+class _Kept(NamedTuple):
+    """What was encoded, and its code. While the batch is held here, no other has its address."""
+
+    batch: Float[torch.Tensor, "*tokens d_in"]
+    distinct: _Distinct
+    code: Float[torch.Tensor, "distinct f"]
+    """Sparse, and dense anew for every call: SAEBench ablates in place."""
+    offset: Float[torch.Tensor, "#distinct d_in"]
 
 
 class _Distinct(NamedTuple):

@@ -92,6 +92,41 @@ def test_only_signed_codes_are_unfolded(architecture):
     torch.testing.assert_close(twin.W_dec.norm(dim=-1), torch.ones(len(twin.W_dec)))
 
 
+def test_a_batch_is_encoded_once_until_it_changes(monkeypatch):
+    """SCR and TPP encode the same slices for every number of latents, and ablate codes in place."""
+    encode, calls = LinearModel.encode, []
+
+    def counted(self, x):
+        calls.append(len(x))
+        return encode(self, x)
+
+    presented = PresentedSAE(named("abstopk"))
+    x = torch.randn(6, 4, D_IN)
+    monkeypatch.setattr(LinearModel, "encode", counted)
+    first = presented.encode(x[2:4])
+    first[..., 0] = 7
+    second = presented.encode(x[2:4])
+    assert calls == [8]
+    assert (second[..., 0] != 7).all()
+    presented.encode(x[3:5])
+    x[3] *= 2
+    changed = presented.encode(x[2:4])
+    assert calls == [8, 8, 8]
+    torch.testing.assert_close(changed, PresentedSAE(named("abstopk")).encode(x[2:4].clone()))
+    # another tensor at the address of one that is gone is not taken for it
+    for _ in range(100):
+        some = torch.randn(2, 4, D_IN)
+        expected = PresentedSAE(named("abstopk")).encode(some.clone())
+        assert torch.equal(presented.encode(some), expected)
+    with torch.inference_mode():
+        some = torch.randn(5, D_IN)
+        presented.encode(some)
+        some *= 2
+        torch.testing.assert_close(
+            presented.encode(some), PresentedSAE(named("abstopk")).encode(some.clone())
+        )
+
+
 @pytest.mark.parametrize("form", ["as_is", "non_negative"])
 def test_activations_keep_their_type(form):
     presented = PresentedSAE(named("abstopk"), form)
