@@ -99,7 +99,7 @@ class SizeRequest(NamedTuple):
 
     train_size: int | None = None
     test_size: int | None = None
-    reconstruction_batches: int | None = None
+    core_batches: int | None = None
     seed: int | None = None
 
     def settings(self, data: BenchData) -> BenchSettings:

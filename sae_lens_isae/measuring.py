@@ -45,6 +45,7 @@ from sae_lens_isae.report.audit_page import write_audit_page
 from sae_lens_isae.report.bench_page import write_bench_page
 from sae_lens_isae.report.pairwise_page import write_pairwise_page
 from sae_lens_isae.report.recode_page import write_recode_page
+from sae_lens_isae.saebench.plots import plot_with_saebench
 
 TableFormat = Literal["parquet", "csv"]
 
@@ -224,7 +225,7 @@ def run_bench(
     resume: bool = False,
 ) -> list[BenchResult]:
     """Run SAEBench's evals and CE-bench; beside the result files write `bench.json`, all numbers by
-    SAE and eval, and `bench.html` to `out`.
+    SAE and eval, `bench.html`, and SAEBench's own plots of what can be drawn to `out`.
 
     Raises:
         ValueError, FileNotFoundError: The input is unusable; the message says why.
@@ -234,6 +235,9 @@ def run_bench(
         out / "bench.json", [asdict(r) | {"path": str(r.path.relative_to(out))} for r in results]
     )
     write_whole(out / "bench.html", lambda p: write_bench_page(p, results))
+    files = [r.path.name.removesuffix("_eval_results.json") for r in results if r.eval == "core"]
+    if files:
+        plot_with_saebench(out, files)
     return results
 
 

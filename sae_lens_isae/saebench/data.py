@@ -37,7 +37,7 @@ class BenchSettings:
     test_size: int = 200
     context_size: int = 64
     """Tokens of a text that probing, SCR and TPP read."""
-    reconstruction_batches: int = 10
+    core_batches: int = 10
     """For CE loss and KL; each is 16 prompts of `core_context_size` tokens."""
     variance_batches: int = 10
     """For L0, densities and explained variance."""
@@ -53,7 +53,7 @@ class BenchSettings:
     seed: int = 42
 
     def __post_init__(self) -> None:
-        for name in ("train_size", "test_size", "context_size", "reconstruction_batches"):
+        for name in ("train_size", "test_size", "context_size", "core_batches"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
 
@@ -64,7 +64,7 @@ class BenchSettings:
             train_size=4000,
             test_size=1000,
             context_size=128,
-            reconstruction_batches=200,
+            core_batches=200,
             variance_batches=2000,
         )
 

@@ -57,7 +57,7 @@ def run_core(work: Workplace, sae: SAE[Any], presented: PresentedSAE, name: str)
     config = core.CoreEvalConfig(
         model_name=work.model_name,
         batch_size_prompts=_PROMPTS,
-        n_eval_reconstruction_batches=settings.reconstruction_batches,
+        n_eval_reconstruction_batches=settings.core_batches,
         n_eval_sparsity_variance_batches=settings.variance_batches,
         exclude_special_tokens_from_reconstruction=True,
         dataset=work.data.text,

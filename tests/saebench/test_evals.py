@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 import socket
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from sae_lens.saes.abstopk_sae import AbsTopKSAE, AbsTopKSAEConfig
 
-from sae_lens_isae.bench import FOLDERS, BenchInputs, SizeRequest, run_evals
+from sae_lens_isae.bench import BenchInputs, SizeRequest, run_evals
 from sae_lens_isae.identifiability.loading import load_sae, load_shared_model
 from sae_lens_isae.measuring import run_bench
 from sae_lens_isae.saebench import PresentedSAE
+from sae_lens_isae.saebench.plots import SHOWN, plot_with_saebench
 from sae_lens_isae.saebench.texts import TextSet
 from sae_lens_isae.saebench.upstream import contained, with_texts
 from sae_lens_isae.sources import load_language_model
 from tests.saebench.conftest import ALL_EVALS, HOOK, STORIES, needs_saebench, save_sae
 
 pytestmark = needs_saebench
-SMALL = SizeRequest(train_size=40, test_size=20, reconstruction_batches=1)
+SMALL = SizeRequest(train_size=40, test_size=20, core_batches=1)
 
 
 def bench(saes, tiny_model, out, evals=("core",), resume=False, **settings):
@@ -134,11 +137,23 @@ def test_every_eval_and_saebenchs_own_plots(tiny_model, two_saes, tmp_path, few_
     assert json.loads((out / "bench.json").read_text())[0]["path"].startswith("core/")
     assert "What the SAEs are good for" in (out / "bench.html").read_text()
     core = sorted(map(str, (out / "core").glob("*.json")))
-    for name, k in (("sparse_probing", 5), ("scr", 20), ("tpp", 20), ("sae_probes", 5)):
-        files = sorted(map(str, (out / FOLDERS[name]).glob("*.json")))
+    drawn = ("sparse_probing", "sparse_probing_sae_probes", "scr", "tpp")
+    for name in drawn:
+        files = sorted(map(str, (out / name).glob("*.json")))
         image = tmp_path / f"image_{name}"
-        graphing_utils.plot_results(files, core, FOLDERS[name], str(image), k=k)
+        graphing_utils.plot_results(files, core, name, str(image), k=SHOWN[name])
         assert (tmp_path / f"image_{name}_2var_sae_type.png").stat().st_size > 5000
+        assert (out / "plots" / f"{name}_2var_sae_type.png").stat().st_size > 5000
+    # of a size that SAEBench knows its plot by size fails without markers for abstopk
+    for path in out.rglob("*_eval_results.json"):
+        data = json.loads(path.read_text())
+        data["sae_cfg_dict"]["d_sae"] = 4096
+        path.write_text(json.dumps(data))
+    with pytest.raises(KeyError, match="abstopk"):
+        graphing_utils.plot_results(files, core, "tpp", str(tmp_path / "image"), k=20)
+    names = [Path(path).name.removesuffix("_eval_results.json") for path in core]
+    shutil.rmtree(out / "plots")
+    assert len(plot_with_saebench(out, names)) == 2 * len(drawn)
 
 
 def test_results_do_not_depend_on_the_other_saes(tiny_model, two_saes, tmp_path, few_texts):
