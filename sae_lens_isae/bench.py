@@ -33,7 +33,7 @@ from sae_lens_isae.saebench.data import BenchData, BenchSettings, DataSource, ch
 from sae_lens_isae.saebench.evals import Workplace
 from sae_lens_isae.saebench.installed import saebench_version
 from sae_lens_isae.saebench.presented import PresentedSAE
-from sae_lens_isae.sources import check_hook, in_bfloat16
+from sae_lens_isae.sources import check_device, check_hook, in_bfloat16
 
 if TYPE_CHECKING:
     from transformer_lens.HookedRootModule import HookedRootModule
@@ -172,6 +172,10 @@ def run_evals(
         return [_result(task, kept[task.path]) for task in tasks]
     name, model = load_shared_model(list(saes.values()), inputs.model, inputs.device)
     _check_hooks(model, saes)
+    tokenizer: Any = model.tokenizer
+    if tokenizer.pad_token is None:
+        # SAEBench pads every text
+        tokenizer.pad_token = tokenizer.eos_token
     work = Workplace(
         in_bfloat16(model) if inputs.autocast else model,
         name.replace("/", "_") if Path(name).exists() else name,
@@ -200,8 +204,7 @@ def _checked(evals: Sequence[str], inputs: BenchInputs) -> list[str]:
         raise ValueError("no SAE was named: give folders, or release/sae_id")
     if inputs.codes not in ("auto", "as_is", "non_negative", "both"):
         raise ValueError(f"codes must be auto, as_is, non_negative or both, got {inputs.codes!r}")
-    if inputs.device.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"device {inputs.device}: torch sees no CUDA device, use --device cpu")
+    check_device(inputs.device)
     if set(evals) != {"ce_bench"}:
         saebench_version()
     return [name for name in FORMS if name in evals]
@@ -290,8 +293,6 @@ def _check_hooks(model: HookedRootModule, saes: dict[str, SAE[Any]]) -> None:
             raise ValueError(
                 f"{name}: the SAE has d_in {sae.cfg.d_in}, the model has {width} at {hook}"
             )
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
 
 
 def _finish(task: _Task, work: Workplace, pairs: list[StoryPair]) -> dict[str, Any]:

@@ -46,6 +46,7 @@ from sae_lens_isae.report.bench_page import write_bench_page
 from sae_lens_isae.report.pairwise_page import write_pairwise_page
 from sae_lens_isae.report.recode_page import write_recode_page
 from sae_lens_isae.saebench.plots import plot_with_saebench
+from sae_lens_isae.sources import check_device
 
 TableFormat = Literal["parquet", "csv"]
 
@@ -244,8 +245,7 @@ def run_bench(
 def _check(n_samples: int | None, device: str) -> None:
     if n_samples is not None and n_samples < 1:
         raise ValueError(f"samples must be >= 1, got {n_samples}")
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"device {device}: torch sees no CUDA device, use --device cpu")
+    check_device(device)
 
 
 def _write_table(out: Path, latents: pd.DataFrame, table_format: TableFormat) -> None:

@@ -77,6 +77,16 @@ def load_language_model(
         ) from error
 
 
+def check_device(device: str) -> None:
+    """Refuse a device that torch does not see.
+
+    Raises:
+        ValueError: It is a CUDA device, and there is none.
+    """
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"device {device}: torch sees no CUDA device, use --device cpu")
+
+
 def check_hook(model: HookedRootModule, hook_name: str) -> None:
     """Refuse a hook that a model lacks.
 

@@ -16,11 +16,8 @@ from sae_lens.synthetic import SyntheticModel
 from sae_lens.util import get_special_token_ids
 from safetensors import safe_open
 
-from sae_lens_isae.sources import (
-    PACKAGE_PREFIX,
-    load_language_model,
-    load_package_text,
-)
+from sae_lens_isae.identifiability.loading import load_shared_model
+from sae_lens_isae.sources import PACKAGE_PREFIX, load_package_text
 from sae_lens_isae.synthetic import GENERATORS
 
 if TYPE_CHECKING:
@@ -180,14 +177,7 @@ def from_model(
     n_samples = n_samples or DEFAULT_N_SAMPLES
 
     def chunks() -> Iterator[torch.Tensor]:
-        metadata = sae.cfg.metadata
-        model = load_language_model(
-            model_name,
-            metadata.model_class_name or "HookedTransformer",
-            device,
-            [str(metadata.hook_name)],
-            metadata.model_from_pretrained_kwargs,
-        )
+        _, model = load_shared_model([sae], model_name, device)
         store = text_store(sae, model, text, device, n_samples)
         while True:
             yield store.get_filtered_llm_batch().flatten(0, -2).cpu()

@@ -57,7 +57,6 @@ class PresentedSAE:
 
     Args:
         form: `non_negative` presents a signed SAE's twin; one without signs has one form only.
-        progress: Is advanced by one for every call of `encode`.
 
     Raises:
         ValueError: The SAE does not rebuild its input, or does not name its hook or model.
@@ -69,11 +68,11 @@ class PresentedSAE:
         form: CodeForm = "non_negative",
         *,
         model_name: str | None = None,
-        progress: tqdm[Any] | None = None,
     ) -> None:
         self._model = LinearModel(sae)
         self._twin = form == "non_negative" and has_signed_codes(self._model)
-        self.progress = progress
+        self.progress: tqdm[Any] | None = None
+        """Is advanced by one for every call of `encode`."""
         self.device = sae.device
         self.dtype = torch.float32
         atoms = self._model.atoms
