@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 
 from sae_lens_isae.cebench import StoryActivations, StoryPair, ce_bench, load_pairs
 from sae_lens_isae.cebench.stories import PUBLISHED
+from sae_lens_isae.errors import InputError
 from sae_lens_isae.files import fingerprint, write_json
 from sae_lens_isae.identifiability.linear_model import LinearModel
 from sae_lens_isae.identifiability.loading import (
@@ -199,11 +200,11 @@ def group_of(name: str) -> str:
 def _checked(evals: Sequence[str], inputs: BenchInputs) -> list[str]:
     unknown = [name for name in evals if name not in FORMS]
     if unknown or not evals:
-        raise ValueError(f"evals must be of {', '.join(FORMS)}, got {', '.join(unknown) or 'none'}")
+        raise InputError(f"evals must be of {', '.join(FORMS)}, got {', '.join(unknown) or 'none'}")
     if not inputs.saes:
-        raise ValueError("no SAE was named: give folders, or release/sae_id")
+        raise InputError("no SAE was named: give folders, or release/sae_id")
     if inputs.codes not in ("auto", "as_is", "non_negative", "both"):
-        raise ValueError(f"codes must be auto, as_is, non_negative or both, got {inputs.codes!r}")
+        raise InputError(f"codes must be auto, as_is, non_negative or both, got {inputs.codes!r}")
     check_device(inputs.device)
     if set(evals) != {"ce_bench"}:
         saebench_version()
@@ -290,7 +291,7 @@ def _check_hooks(model: HookedRootModule, saes: dict[str, SAE[Any]]) -> None:
             _, cache = model.run_with_cache(tokens, names_filter=[hook])
         width = cache[hook].shape[2:].numel()
         if width != sae.cfg.d_in:
-            raise ValueError(
+            raise InputError(
                 f"{name}: the SAE has d_in {sae.cfg.d_in}, the model has {width} at {hook}"
             )
 
@@ -316,7 +317,7 @@ def _finish(task: _Task, work: Workplace, pairs: list[StoryPair]) -> dict[str, A
         # torch and safetensors say so in words only
         words = ("file write failed", os.strerror(errno.ENOSPC))
         if any(some in str(error) for some in words):
-            raise ValueError(
+            raise InputError(
                 f"the disk is full ({task.eval} of {task.name}); finished results are in "
                 f"{task.path.parent.parent}: free space there and run again with --resume"
             ) from error

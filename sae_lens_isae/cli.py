@@ -14,6 +14,8 @@ from rich.console import Console
 from safetensors import SafetensorError
 from typer.core import TyperCommand
 
+from sae_lens_isae.errors import InputError
+
 if TYPE_CHECKING:
     from sae_lens_isae.bench import Codes
     from sae_lens_isae.saebench.data import DataSource
@@ -417,7 +419,7 @@ def bench(
             resume=resume,
         )
     except KeyboardInterrupt:
-        raise ValueError(
+        raise InputError(
             f"stopped; finished results are in {out}: the same command with --resume goes on"
         ) from None
     console = Console()
@@ -452,7 +454,7 @@ def demo(
 def _table_format(name: str) -> Literal["parquet", "csv"]:
     if name in ("parquet", "csv"):
         return name
-    raise ValueError(f"table must be parquet or csv, got {name!r}")
+    raise InputError(f"table must be parquet or csv, got {name!r}")
 
 
 def main() -> None:

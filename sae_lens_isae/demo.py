@@ -18,6 +18,7 @@ from transformers import set_seed
 
 from sae_lens_isae.architectures.schedule import SyntheticSchedule
 from sae_lens_isae.architectures.variants import paper_variants
+from sae_lens_isae.errors import InputError
 from sae_lens_isae.identifiability.pairwise import pairwise_identifiability
 from sae_lens_isae.identifiability.table import TableRow, table_row
 from sae_lens_isae.report.demo_page import write_demo_page
@@ -205,7 +206,7 @@ def run_real_demo(out: Path, n_seeds: int = 2, settings: RealDemo | None = None)
 
 def _check_seeds(n_seeds: int) -> None:
     if n_seeds < 2:
-        raise ValueError(f"seeds must be >= 2, for there are pairs to compare, got {n_seeds}")
+        raise InputError(f"seeds must be >= 2, for there are pairs to compare, got {n_seeds}")
 
 
 def _report(

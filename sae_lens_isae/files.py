@@ -1,20 +1,38 @@
-"""Files that are written whole or not at all, and names for what they hold."""
+"""Files that are written whole or not at all, the folders that hold them, and names for contents."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+import os
+import re
+import uuid
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
 
+from sae_lens_isae.errors import InputError, reason
+
+try:
+    import fcntl
+except ImportError:  # Windows has no advisory locks of this kind
+    fcntl = None
+
+_PARTIAL = ".partial"
+_BLOCK = 1 << 20
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+=-]{0,99}")
+
 
 def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write a file so that an interruption leaves the old one or none, never half of one."""
-    scratch = path.with_name(f".{path.name}.partial")
+    """Write a file so that an interruption leaves the old one or none, never half of one.
+
+    Several processes may write the same file: one of them wins, and no two share a scratch file.
+    """
+    scratch = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}{_PARTIAL}")
     try:
         write(scratch)
         scratch.replace(path)
@@ -33,6 +51,62 @@ def write_json(path: Path, data: Any, indent: int | None = 2) -> None:
     write_whole(path, lambda scratch: scratch.write_text(text, encoding="utf-8"))
 
 
+@contextmanager
+def output_folder(folder: Path, flag: str = "--out") -> Generator[Path]:
+    """Make a folder for results and keep other processes from writing there meanwhile.
+
+    Entered before any work is done, so that a folder that cannot be written costs nothing. A folder
+    that was made here and is still empty when the work fails is removed again. The lock is advisory
+    and ends with the process; a file system without locks does without.
+
+    Args:
+        flag: The option that names the folder, for messages.
+
+    Raises:
+        InputError: It is a file, cannot be made or written, or another process holds it.
+    """
+    made = _make(folder, flag)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        if fcntl is not None:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise InputError(
+                    f"another process is writing to {folder}; wait for it to end, or name another "
+                    f"folder ({flag})"
+                ) from None
+            except OSError:
+                pass
+        # left by a process that was killed: nobody else writes here now
+        for left in folder.rglob(f".*{_PARTIAL}"):
+            left.unlink(missing_ok=True)
+        yield folder
+    except BaseException:
+        if made and not any(folder.iterdir()):
+            folder.rmdir()
+        raise
+    finally:
+        os.close(descriptor)
+
+
+def _make(folder: Path, flag: str) -> bool:
+    """Make a folder that can be written; whether it was not there before."""
+    made = not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".{uuid.uuid4().hex[:12]}{_PARTIAL}"
+        probe.touch()
+        probe.unlink()
+    except (FileExistsError, NotADirectoryError) as error:
+        raise InputError(f"{flag} {folder} is, or lies below, a file; name a folder") from error
+    except OSError as error:
+        raise InputError(
+            f"{flag} {folder} cannot be written: {reason(error)}; name another folder"
+        ) from error
+    return made
+
+
 def fingerprint(tensors: Sequence[torch.Tensor], settings: Any) -> str:
     """A name for a computation: equal weights, activations and settings have an equal one."""
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
@@ -42,3 +116,24 @@ def fingerprint(tensors: Sequence[torch.Tensor], settings: Any) -> str:
             tensor.detach().contiguous().cpu().view(-1).view(torch.uint8).numpy().tobytes()
         )
     return digest.hexdigest()[:16]
+
+
+def file_digest(path: Path) -> str:
+    """A name for the contents of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()[:16]
+
+
+def file_stem(name: str) -> str:
+    """A file name for something that has a name, different for different names.
+
+    Names of plain characters are kept. Of all others the plain characters stay, followed by a hash
+    of the whole: `a/b` and `a_b` are two files, and no name leads out of a folder.
+    """
+    if _PLAIN_NAME.fullmatch(name):
+        return name
+    plain = re.sub(r"[^A-Za-z0-9_.+=-]+", "_", name).strip("._-")[-60:]
+    return f"{plain or 'unnamed'}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"

@@ -14,6 +14,7 @@ from sae_lens import SAE
 from transformers import set_seed
 
 from sae_lens_isae.bench import BenchInputs, BenchResult, SizeRequest, run_evals
+from sae_lens_isae.errors import InputError
 from sae_lens_isae.files import write_json, write_whole
 from sae_lens_isae.identifiability.activations import (
     ActivationSource,
@@ -117,12 +118,12 @@ class RecodeInputs:
         """
         _check(self.n_samples, self.device)
         if (self.release is None) != (not self.sae_ids):
-            raise ValueError("--release and --sae-id belong together")
+            raise InputError("--release and --sae-id belong together")
         if self.activations is not None and self.prompts is not None:
-            raise ValueError("give prompts or activations, not both")
+            raise InputError("give prompts or activations, not both")
         pretrained = [f"{self.release}/{sae_id}" for sae_id in self.sae_ids]
         if not self.saes and not pretrained:
-            raise ValueError("no SAE was named: give folders, or --release and --sae-id")
+            raise InputError("no SAE was named: give folders, or --release and --sae-id")
         # read before anything large is loaded
         prompts = None
         if self.activations is None:
@@ -161,7 +162,7 @@ def run_pairwise(
         ValueError, FileNotFoundError: The input is unusable; the message says why.
     """
     if len(inputs.saes) < 2:
-        raise ValueError(f"pairwise compares two or more SAEs, got {len(inputs.saes)}")
+        raise InputError(f"pairwise compares two or more SAEs, got {len(inputs.saes)}")
     saes, source = inputs.open()
     report = pairwise_identifiability(saes, source, seed=inputs.seed, **settings)
     out.mkdir(parents=True, exist_ok=True)
@@ -244,7 +245,7 @@ def run_bench(
 
 def _check(n_samples: int | None, device: str) -> None:
     if n_samples is not None and n_samples < 1:
-        raise ValueError(f"samples must be >= 1, got {n_samples}")
+        raise InputError(f"samples must be >= 1, got {n_samples}")
     check_device(device)
 
 

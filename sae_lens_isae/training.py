@@ -30,6 +30,7 @@ from tqdm.auto import tqdm
 from transformers import set_seed
 
 from sae_lens_isae._private import parse_runner_config
+from sae_lens_isae.errors import InputError, MissingInputError
 from sae_lens_isae.sources import (
     GGUF_PREFIX,
     PACKAGE_PREFIX,
@@ -81,7 +82,7 @@ def load_runner_config(
         ValueError: The file has an unknown field, or no architecture.
     """
     if config is not None and not config.is_file():
-        raise FileNotFoundError(f"there is no config file {config}")
+        raise MissingInputError(f"there is no config file {config}")
     return parse_runner_config([*(_yaml_to_flags(config) if config else []), *args])
 
 
@@ -106,7 +107,7 @@ def train(
         FileNotFoundError: The model or text of a package is missing; says what to install.
     """
     if n_seeds < 1:
-        raise ValueError(f"seeds must be >= 1, got {n_seeds}")
+        raise InputError(f"seeds must be >= 1, got {n_seeds}")
     if n_seeds > 1:
         seeds = range(cfg.seed, cfg.seed + n_seeds)
         saes = {f"seed_{seed}": seeded_sae(cfg.sae, seed) for seed in seeds}
@@ -135,7 +136,7 @@ def train_together(
     """
     for name in _NOT_WITH_SEVERAL_SAES:
         if getattr(cfg, name):
-            raise ValueError(
+            raise InputError(
                 f"{name} is not supported by SAELens' MultiSAETrainingRunner, which trains several "
                 "SAEs at once; train them one by one (--seed 0, --seed 1, ...)"
             )
@@ -255,9 +256,9 @@ def _yaml_to_flags(path: Path) -> list[str]:
     settings = yaml.safe_load(path.read_text())
     sae = settings.get("sae") if isinstance(settings, dict) else None
     if not isinstance(sae, dict) or "architecture" not in sae:
-        raise ValueError(f"{path}: needs a mapping `sae:` with an `architecture`")
+        raise InputError(f"{path}: needs a mapping `sae:` with an `architecture`")
     if sae["architecture"] not in SAE_TRAINING_CLASS_REGISTRY:
-        raise ValueError(
+        raise InputError(
             f"{path}: unknown architecture {sae['architecture']!r}, expected one of "
             f"{sorted(SAE_TRAINING_CLASS_REGISTRY)}"
         )
@@ -272,7 +273,7 @@ def _yaml_to_flags(path: Path) -> list[str]:
     ):
         for name, value in values.items():
             if name not in known:
-                raise ValueError(f"{path}: unknown field {prefix}{name}")
+                raise InputError(f"{path}: unknown field {prefix}{name}")
             # SAELens' parser prefixes the SAE's fields only where the runner has the same name
             clash = prefix == "sae." and name in runner_fields
             flags += _flag(f"sae.{name}" if clash else name, value)

@@ -20,6 +20,7 @@ from sae_lens_isae.architectures.isae_me import (
     ISAEMETrainingSAEConfig,
 )
 from sae_lens_isae.architectures.regularized import TWINS
+from sae_lens_isae.errors import InputError
 
 _TRAINING: dict[str, tuple[type[TrainingSAE[Any]], type[TrainingSAEConfig]]] = {
     "isae": (ISAETrainingSAE, ISAETrainingSAEConfig),
@@ -48,7 +49,7 @@ def register() -> None:
     for registry, entries in registries:
         for name, (sae_class, _) in entries.items():
             if name in registry and _full_name(registry[name][0]) != _full_name(sae_class):
-                raise ValueError(
+                raise InputError(
                     f"SAELens architecture {name!r} is already registered to "
                     f"{_full_name(registry[name][0])}, so {_full_name(sae_class)} cannot take it; "
                     "import only one of the two packages"

@@ -35,6 +35,7 @@ from sae_lens_isae.architectures.recipe import (
     unit_norm_mse,
 )
 from sae_lens_isae.architectures.resampling import duplicates, move_latents, take_over
+from sae_lens_isae.errors import InputError
 from sae_lens_isae.losses import (
     LOSS_TERMS,
     LossTermsConfig,
@@ -65,7 +66,7 @@ _NORMALIZATIONS = (
 
 def _check_activation(activation: str) -> None:
     if activation not in _ACTIVATIONS:
-        raise ValueError(f"activation must be one of {sorted(_ACTIVATIONS)}, got {activation!r}")
+        raise InputError(f"activation must be one of {sorted(_ACTIVATIONS)}, got {activation!r}")
 
 
 @dataclass
@@ -137,27 +138,27 @@ class ISAETrainingSAEConfig(TopKTrainingSAEConfig, LossTermsConfig):
 
     def __post_init__(self) -> None:
         if self.d_in < 1 or self.d_sae < 1:
-            raise ValueError(f"d_in and d_sae must be >= 1, got {self.d_in} and {self.d_sae}")
+            raise InputError(f"d_in and d_sae must be >= 1, got {self.d_in} and {self.d_sae}")
         if self.k < 1 or self.k != int(self.k):
-            raise ValueError(f"k must be an integer >= 1, got {self.k}")
+            raise InputError(f"k must be an integer >= 1, got {self.k}")
         if 2 * self.k > self.d_sae:
-            raise ValueError(
+            raise InputError(
                 f"k: the recipe looks at 2k latents, but 2 * {self.k} exceeds d_sae = {self.d_sae}"
             )
         _check_activation(self.activation)
         check_weight(self, "aux_loss_coefficient")
         if self.resample_until < 0:
-            raise ValueError(f"resample_until must be >= 0, got {self.resample_until}")
+            raise InputError(f"resample_until must be >= 0, got {self.resample_until}")
         if self.resample_every < 1:
-            raise ValueError(f"resample_every must be >= 1, got {self.resample_every}")
+            raise InputError(f"resample_every must be >= 1, got {self.resample_every}")
         if self.normalize_activations not in _NORMALIZATIONS:
-            raise ValueError(
+            raise InputError(
                 f"normalize_activations must be one of {list(_NORMALIZATIONS)}, got "
                 f"{self.normalize_activations!r}: the recipe's loss is on unit-norm inputs"
             )
         for name, required in _FIXED_BY_RECIPE.items():
             if (value := getattr(self, name)) != required:
-                raise ValueError(
+                raise InputError(
                     f"{name} must be {required} for {self.architecture()!r}, got {value}: "
                     f"{_WHY_FIXED[name]}"
                 )
@@ -344,7 +345,7 @@ class ISAETrainingSAE(LossTermsMixin, TopKTrainingSAE):
         dead latents."""
         self._watch.check()
         if step_input.sae_in.shape[1:] != (self.cfg.d_in,):
-            raise ValueError(
+            raise InputError(
                 f"d_in is {self.cfg.d_in}, but the activations have shape "
                 f"{tuple(step_input.sae_in.shape)} instead of [batch, d_in]"
             )

@@ -24,6 +24,7 @@ from sae_lens_isae.architectures.isae import (
     ISAETrainingSAE,
     ISAETrainingSAEConfig,
 )
+from sae_lens_isae.errors import InputError
 from sae_lens_isae.ops.compiling import not_compiled
 from sae_lens_isae.ops.multistep import (
     EncodedCodes,
@@ -39,9 +40,9 @@ _STEP_MATRICES = ("full", "tied")
 
 def _check_multistep(encoder_steps: int, step_matrix: str) -> None:
     if encoder_steps < 1 or encoder_steps != int(encoder_steps):
-        raise ValueError(f"encoder_steps (T) must be an integer >= 1, got {encoder_steps}")
+        raise InputError(f"encoder_steps (T) must be an integer >= 1, got {encoder_steps}")
     if step_matrix not in _STEP_MATRICES:
-        raise ValueError(f"step_matrix must be one of {list(_STEP_MATRICES)}, got {step_matrix!r}")
+        raise InputError(f"step_matrix must be one of {list(_STEP_MATRICES)}, got {step_matrix!r}")
 
 
 @dataclass
@@ -105,7 +106,7 @@ class ISAEMETrainingSAEConfig(ISAETrainingSAEConfig):
     def __post_init__(self) -> None:
         _check_multistep(self.encoder_steps, self.step_matrix)
         if self.encoder_warm_up_steps < 0:
-            raise ValueError(
+            raise InputError(
                 f"encoder_warm_up_steps must be >= 0, got {self.encoder_warm_up_steps}"
             )
         super().__post_init__()
@@ -222,7 +223,7 @@ def _check_step_matrix(sae: _Multistep, state_dict: dict[str, Any]) -> None:
     found = tuple(state_dict["S"].shape) if "S" in state_dict else None
     expected = (sae.cfg.d_sae,) * 2 if sae.cfg.step_matrix == "full" else None
     if found != expected:
-        raise ValueError(
+        raise InputError(
             f"the checkpoint's step matrix S has shape {found}, but step_matrix="
             f"{sae.cfg.step_matrix!r} with d_sae={sae.cfg.d_sae} needs {expected} "
             "(None: no S at all). The weights and cfg.json are not of the same SAE."

@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 from sae_lens.saes.abstopk_sae import calculate_abstopk_aux_acts
 from sae_lens.saes.topk_sae import calculate_topk_aux_acts
 
+from sae_lens_isae.errors import InputError
 from sae_lens_isae.ops.compiling import not_compiled
 from sae_lens_isae.ops.lagging import LaggingCopies
 
@@ -109,7 +110,7 @@ class NonFiniteWatch:
             if self._first_bad is None and not math.isfinite(float(loss)):
                 self._first_bad = step
         if self._first_bad is not None:
-            raise ValueError(
+            raise InputError(
                 f"training step {self._first_bad}: the loss is NaN or infinite. Look for NaN, Inf "
                 "or (with normalize_activations='constant_norm_rescale') all-zero activations in "
                 "that batch, or lower the learning rate. No checkpoint was written since; go on "

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
 
+from sae_lens_isae.errors import InputError, MissingInputError
 from sae_lens_isae.files import write_whole
 from sae_lens_isae.sources import hook_layer
 
@@ -51,14 +52,14 @@ def load_pairs(source: str | None = None, most: int | None = None) -> list[Story
     if subject is None:
         missing.append("subject_title")
     if missing:
-        raise ValueError(f"{source}: the pairs have no column {', no column '.join(missing)}")
+        raise InputError(f"{source}: the pairs have no column {', no column '.join(missing)}")
     rows = table[["story1", "story2", subject]].fillna("").head(most).astype(str)
     pairs = [StoryPair(*row) for row in rows.itertuples(index=False, name=None)]
     for number, pair in enumerate(pairs, start=1):
         if not pair.story1.strip() or not pair.story2.strip():
-            raise ValueError(f"{source}: pair {number} has an empty story")
+            raise InputError(f"{source}: pair {number} has an empty story")
     if len(pairs) < 2:
-        raise ValueError(f"{source}: {len(pairs)} pairs, independence needs two at least")
+        raise InputError(f"{source}: {len(pairs)} pairs, independence needs two at least")
     return pairs
 
 
@@ -114,7 +115,7 @@ def _published() -> pd.DataFrame:
     try:
         dataset: Any = load_dataset(PUBLISHED, split="train")
     except (OSError, ValueError) as error:
-        raise FileNotFoundError(
+        raise MissingInputError(
             f"the stories {PUBLISHED} cannot be had from the hub; name a file of pairs (--stories) "
             "with the columns story1, story2, subject_title"
         ) from error
@@ -123,7 +124,7 @@ def _published() -> pd.DataFrame:
 
 def _read(path: Path) -> pd.DataFrame:
     if not path.is_file():
-        raise FileNotFoundError(f"there is no file of stories {path}")
+        raise MissingInputError(f"there is no file of stories {path}")
     try:
         if path.suffix == ".csv":
             return pd.read_csv(path)
@@ -132,5 +133,5 @@ def _read(path: Path) -> pd.DataFrame:
         if path.suffix == ".json":
             return pd.DataFrame(json.loads(path.read_text(encoding="utf-8")))
     except ValueError as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
-    raise ValueError(f"stories must be .json, .jsonl or .csv, got {path.name}")
+        raise InputError(f"{path} cannot be read: {error}") from error
+    raise InputError(f"stories must be .json, .jsonl or .csv, got {path.name}")

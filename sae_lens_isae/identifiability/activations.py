@@ -16,6 +16,7 @@ from sae_lens.synthetic import SyntheticModel
 from sae_lens.util import get_special_token_ids
 from safetensors import safe_open
 
+from sae_lens_isae.errors import InputError, MissingInputError
 from sae_lens_isae.identifiability.loading import load_shared_model
 from sae_lens_isae.sources import PACKAGE_PREFIX, load_package_text
 from sae_lens_isae.synthetic import GENERATORS
@@ -54,12 +55,12 @@ class ActivationSource:
         for chunk in self.chunks():
             for batch in chunk[:left].split(size):
                 if not batch.isfinite().all():
-                    raise ValueError(f"{self.description}: the activations hold NaN or Inf")
+                    raise InputError(f"{self.description}: the activations hold NaN or Inf")
                 left -= len(batch)
                 yield batch.float()
             if left <= 0:
                 return
-        raise ValueError(
+        raise InputError(
             f"{self.description}: {self.n_samples - left} activations came, {self.n_samples} were "
             "expected"
         )
@@ -76,16 +77,16 @@ def as_source(activations: Activations, d_in: int) -> ActivationSource:
     """
     if isinstance(activations, torch.Tensor):
         if activations.ndim != 2:
-            raise ValueError(f"activations must be [samples, d_in], got {tuple(activations.shape)}")
+            raise InputError(f"activations must be [samples, d_in], got {tuple(activations.shape)}")
         source = ActivationSource(
             len(activations), activations.shape[1], "tensor", lambda: iter([activations])
         )
     else:
         source = activations
     if source.d_in != d_in:
-        raise ValueError(f"{source.description}: d_in is {source.d_in}, the SAEs have {d_in}")
+        raise InputError(f"{source.description}: d_in is {source.d_in}, the SAEs have {d_in}")
     if source.n_samples < 1:
-        raise ValueError(f"{source.description}: there are no activations")
+        raise InputError(f"{source.description}: there are no activations")
     return source
 
 
@@ -112,12 +113,12 @@ def open_activations(
     if path.is_dir():
         return _from_cached(path, n_samples, hook_name)
     if not path.is_file():
-        raise FileNotFoundError(f"there is no activations file or folder {path}")
+        raise MissingInputError(f"there is no activations file or folder {path}")
     if path.suffix == ".npy":
         return _from_array(np.load(path, mmap_mode="r"), path, n_samples)
     if path.suffix == ".safetensors":
         return _from_safetensors(path, n_samples)
-    raise ValueError(
+    raise InputError(
         f"activations must be .safetensors, .npy, a folder of cached activations or "
         f"{SYNTHETIC_PREFIX}NAME, got {path.name}"
     )
@@ -168,7 +169,7 @@ def from_model(
         if value is None
     ]
     if missing:
-        raise ValueError(
+        raise InputError(
             "this SAE does not say where its activations come from: it needs "
             f"{', '.join(missing)}; or give activations (--activations)"
         )
@@ -228,12 +229,12 @@ def text_store(
 def _from_generator_name(name: str, n_samples: int | None) -> ActivationSource:
     kind, *options = name.removeprefix(SYNTHETIC_PREFIX).split(",")
     if kind not in GENERATORS:
-        raise ValueError(f"{name}: unknown generator {kind!r}, expected one of {list(GENERATORS)}")
+        raise InputError(f"{name}: unknown generator {kind!r}, expected one of {list(GENERATORS)}")
     try:
         settings = {key: _number(value) for key, value in (o.split("=") for o in options)}
         model = GENERATORS[kind](**settings)
     except (TypeError, ValueError) as error:
-        raise ValueError(
+        raise InputError(
             f"{name}: {error}; expected e.g. "
             f"{SYNTHETIC_PREFIX}{kind},num_features=256,hidden_dim=96,k=5,seed=0"
         ) from error
@@ -263,7 +264,7 @@ def _from_safetensors(path: Path, n_samples: int | None) -> ActivationSource:
         names = sorted(file.keys())
         name = "activations" if "activations" in names else next(iter(names), "")
         if not name or (name != "activations" and len(names) > 1):
-            raise ValueError(
+            raise InputError(
                 f"{path} holds tensors {names}, expected one or one named 'activations'"
             )
         view = file.get_slice(name)
@@ -287,13 +288,13 @@ def _from_cached(folder: Path, n_samples: int | None, hook_name: str | None) -> 
     try:
         dataset = load_from_disk(str(folder))
     except (FileNotFoundError, ValueError) as error:
-        raise ValueError(f"{folder} is not a data set of cached activations: {error}") from error
+        raise InputError(f"{folder} is not a data set of cached activations: {error}") from error
     if not isinstance(dataset, Dataset):
-        raise ValueError(f"{folder} holds several data sets, name the folder of one")
+        raise InputError(f"{folder} holds several data sets, name the folder of one")
     columns = [c for c in dataset.column_names if c != "token_ids"]
     if hook_name not in columns:
         if len(columns) != 1:
-            raise ValueError(f"{folder} holds {columns}, and the SAE's hook is {hook_name!r}")
+            raise InputError(f"{folder} holds {columns}, and the SAE's hook is {hook_name!r}")
         hook_name = columns[0]
     rows = dataset.select_columns([hook_name]).with_format("torch")
     shape = tuple(rows[0][hook_name].shape) if len(rows) else (0, 0)

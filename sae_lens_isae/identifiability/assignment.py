@@ -21,6 +21,8 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 from tqdm.auto import tqdm
 
+from sae_lens_isae.errors import InputError
+
 Scores = Callable[[Int[torch.Tensor, " chosen"]], Float[torch.Tensor, "chosen columns"]]
 """The scores of some rows, on any device."""
 
@@ -68,7 +70,7 @@ def assign(
         ValueError: There are more rows than columns.
     """
     if n_rows > n_columns:
-        raise ValueError(f"cannot give {n_rows} rows a column each, there are {n_columns}")
+        raise InputError(f"cannot give {n_rows} rows a column each, there are {n_columns}")
     candidates = _first_candidates(scores, n_rows, n_columns)
     best: Assignment | None = None
     n_new = _N_CANDIDATES

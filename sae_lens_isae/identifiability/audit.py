@@ -17,6 +17,7 @@ from jaxtyping import Float
 from sae_lens import SAE
 from tqdm.auto import tqdm
 
+from sae_lens_isae.errors import InputError
 from sae_lens_isae.identifiability.activations import Activations, as_source
 from sae_lens_isae.identifiability.dictionary import (
     Coherence,
@@ -308,7 +309,7 @@ class _Stream:
     def kept(self, name: str) -> tuple[SparseCodes, Float[torch.Tensor, "kept d_in"]]:
         """Codes and targets at |x - b| = 1."""
         if not self._codes:
-            raise ValueError(f"{name}: no sample has an active latent")
+            raise InputError(f"{name}: no sample has an active latent")
         width = max(c.indices.shape[1] for c in self._codes)
 
         def widened(values: torch.Tensor) -> torch.Tensor:

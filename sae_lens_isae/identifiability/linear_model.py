@@ -19,6 +19,7 @@ from jaxtyping import Float, Int
 from sae_lens import SAE
 from sae_lens.saes.abstopk_sae import AbsTopK
 
+from sae_lens_isae.errors import InputError
 from sae_lens_isae.ops.selection import select_largest
 from sae_lens_isae.ops.sparse import dense_codes
 from sae_lens_isae.solvers.codes import unit_atoms
@@ -46,13 +47,13 @@ class LinearModel:
     def __init__(self, sae: SAE[Any]) -> None:
         d_in = sae.cfg.d_in
         if getattr(sae.cfg, "d_out", d_in) != d_in or "transcoder" in sae.cfg.architecture():
-            raise ValueError(f"architecture {sae.cfg.architecture()!r} does not rebuild its input")
+            raise InputError(f"architecture {sae.cfg.architecture()!r} does not rebuild its input")
         if sae.cfg.architecture() == "temporal":
-            raise ValueError("a temporal SAE encodes sequences, not single activations")
+            raise InputError("a temporal SAE encodes sequences, not single activations")
         for name, weight in sae.named_parameters():
             # an infinite threshold switches a latent off, which is no defect
             if name != "threshold" and not weight.isfinite().all():
-                raise ValueError(f"{sae.cfg.architecture()} SAE: {name} holds NaN or Inf")
+                raise InputError(f"{sae.cfg.architecture()} SAE: {name} holds NaN or Inf")
         weights = sae.W_dec.detach()
         self.normalization: str = sae.cfg.normalize_activations
         if self.normalization not in ("none", "constant_norm_rescale", "layer_norm"):

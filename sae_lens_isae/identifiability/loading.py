@@ -21,6 +21,7 @@ from sae_lens.loading.pretrained_saes_directory import (
     get_repo_id_and_folder_name,
 )
 
+from sae_lens_isae.errors import InputError, MissingInputError
 from sae_lens_isae.sources import load_language_model
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def load_sae(name: str, device: str = "cpu") -> SAE[Any]:
     try:
         return SAE.load_from_disk(name, device=device)
     except KeyError as error:
-        raise ValueError(
+        raise InputError(
             f"{name}: SAELens has no inference class for architecture {error}; load the exported "
             "SAE (output_path), not a training checkpoint, or import the package that registers it"
         ) from error
@@ -62,7 +63,7 @@ def release_and_id(name: str) -> tuple[str, str] | None:
     # a name below an existing folder is a mistyped path, not somebody's repository
     local = name.startswith((".", "/", "~")) or Path(parts[0]).exists()
     if len(parts) <= n_release or (local and n_release == 2):
-        raise FileNotFoundError(
+        raise MissingInputError(
             f"{name!r} is neither a folder with {SAE_CFG_FILENAME} nor a pretrained "
             "release/sae_id or user/repository/sae_id"
         )
@@ -80,13 +81,13 @@ def load_pretrained(release: str, sae_id: str, device: str = "cpu") -> SAE[Any]:
         return SAE.from_pretrained(release, sae_id, device=device)
     except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
         repository, folder = get_repo_id_and_folder_name(release, sae_id)
-        raise FileNotFoundError(
+        raise MissingInputError(
             f"{release}/{sae_id} is not on this machine, and the hub cannot be reached; where it "
             f"can, run `hf download {repository} --include '{folder}/*'` and bring the folder "
             f"{HF_HUB_CACHE}/{repo_folder_name(repo_id=repository, repo_type='model')}"
         ) from error
     except EntryNotFoundError as error:
-        raise FileNotFoundError(f"{release}/{sae_id}: {error}") from error
+        raise MissingInputError(f"{release}/{sae_id}: {error}") from error
 
 
 def load_shared_model(
@@ -104,7 +105,7 @@ def load_shared_model(
     metadata = saes[0].cfg.metadata
     names = {sae.cfg.metadata.model_name for sae in saes}
     if model_name is None and (len(names) > 1 or None in names):
-        raise ValueError(
+        raise InputError(
             f"the SAEs' metadata name the models {sorted(map(str, names))}; say which one to run "
             "(--model)"
         )

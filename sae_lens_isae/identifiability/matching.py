@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from scipy.optimize import linear_sum_assignment
 
+from sae_lens_isae.errors import InputError
 from sae_lens_isae.identifiability.assignment import assign
 from sae_lens_isae.solvers.codes import inner_products
 
@@ -66,14 +67,14 @@ def match_dictionaries(
         ValueError: The atoms have different dimensions, or hold NaN or Inf.
     """
     if W_dec_a.ndim != 2 or W_dec_b.ndim != 2 or W_dec_a.shape[1] != W_dec_b.shape[1]:
-        raise ValueError(
+        raise InputError(
             "dictionaries must be [d_sae, d_in] with the same d_in, got shapes "
             f"{tuple(W_dec_a.shape)} and {tuple(W_dec_b.shape)}"
         )
     atoms_a = torch.nn.functional.normalize(W_dec_a.detach().float(), dim=-1)
     atoms_b = torch.nn.functional.normalize(W_dec_b.detach().to(atoms_a), dim=-1)
     if not (atoms_a.isfinite().all() and atoms_b.isfinite().all()):
-        raise ValueError("a dictionary holds NaN or Inf")
+        raise InputError("a dictionary holds NaN or Inf")
     if len(atoms_a) <= len(atoms_b):
         index_a, index_b, gap = _matched_rows(atoms_a, atoms_b, signed)
     else:

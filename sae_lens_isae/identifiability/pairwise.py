@@ -25,6 +25,7 @@ from sae_lens import SAE
 from scipy.stats import bootstrap
 from tqdm.auto import tqdm
 
+from sae_lens_isae.errors import InputError
 from sae_lens_isae.identifiability.activations import Activations, ActivationSource, as_source
 from sae_lens_isae.identifiability.latents import LatentCounts, PairCounts, latent_table
 from sae_lens_isae.identifiability.linear_model import LinearCode, LinearModel
@@ -179,14 +180,14 @@ def pairwise_identifiability(
     """
     named = dict(saes) if isinstance(saes, Mapping) else {str(i): s for i, s in enumerate(saes)}
     if len(named) < 2:
-        raise ValueError(f"pairwise compares two or more SAEs, got {len(named)}")
+        raise InputError(f"pairwise compares two or more SAEs, got {len(named)}")
     models = {name: LinearModel(sae) for name, sae in named.items()}
     dimensions = {model.d_in for model in models.values()}
     if len(dimensions) > 1:
-        raise ValueError(f"the SAEs have different d_in: {sorted(dimensions)}")
+        raise InputError(f"the SAEs have different d_in: {sorted(dimensions)}")
     source = as_source(activations, dimensions.pop())
     if oracle_k is not None and oracle_k > min(m.d_sae for m in models.values()):
-        raise ValueError(f"oracle_k = {oracle_k} exceeds the latents of an SAE")
+        raise InputError(f"oracle_k = {oracle_k} exceeds the latents of an SAE")
     pairs = [
         _Pair(a, b, models[a], models[b])
         for a, b in tqdm(

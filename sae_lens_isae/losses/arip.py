@@ -18,6 +18,7 @@ from sae_lens.saes.abstopk_sae import AbsTopK
 from sae_lens.saes.matching_pursuit_sae import MatchingPursuitTrainingSAEConfig
 from typing_extensions import override
 
+from sae_lens_isae.errors import InputError
 from sae_lens_isae.losses.terms import (
     LossTerm,
     LossTermsMixin,
@@ -114,13 +115,13 @@ class ARIPConfig(TrainingSAEConfig):
 
 def _check_support(cfg: TrainingSAEConfig) -> None:
     if isinstance(cfg, MatchingPursuitTrainingSAEConfig):
-        raise ValueError(
+        raise InputError(
             "arip_weight: matching pursuit picks one latent after the other and has no "
             "pre-activations to say which further latents nearly acted; set arip_weight to 0"
         )
     k = getattr(cfg, "k", None)
     if k is not None and round(2 * k) > cfg.d_sae:
-        raise ValueError(f"k: aRIP looks at 2k atoms, but 2 * {k} exceeds d_sae = {cfg.d_sae}")
+        raise InputError(f"k: aRIP looks at 2k atoms, but 2 * {k} exceeds d_sae = {cfg.d_sae}")
 
 
 class ARIP(LossTerm):

@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from typing_extensions import override
 
+from sae_lens_isae.errors import InputError
 from sae_lens_isae.losses.terms import LossTerm, LossTermsMixin, Metric, StepContext
 
 Statistic = Literal["variance", "semantic_consistency"]
@@ -43,15 +44,15 @@ class ReweightingConfig(TrainingSAEConfig):
         super().__post_init__()
         alpha = self.wsae_alpha
         if not (math.isfinite(alpha) and 0 <= alpha <= _LARGEST_ALPHA):
-            raise ValueError(f"wsae_alpha must be between 0 and {_LARGEST_ALPHA:g}, got {alpha}")
+            raise InputError(f"wsae_alpha must be between 0 and {_LARGEST_ALPHA:g}, got {alpha}")
         if self.wsae_statistic not in _STATISTICS:
-            raise ValueError(
+            raise InputError(
                 f"wsae_statistic must be one of {list(_STATISTICS)}, got {self.wsae_statistic!r}"
             )
         if alpha > 0 and (self.wsae_statistic == "semantic_consistency") == (
             self.wsae_labelled_activations is None
         ):
-            raise ValueError(
+            raise InputError(
                 "wsae_labelled_activations must name a file for "
                 "wsae_statistic='semantic_consistency', and only for it"
             )
@@ -67,21 +68,21 @@ def semantic_consistency(
             dimension is never active.
     """
     if activations.ndim != 2 or labels.shape != activations.shape[:1] or not len(labels):
-        raise ValueError(
+        raise InputError(
             f"labels of shape {tuple(labels.shape)} do not match activations of shape "
             f"{tuple(activations.shape)}: one label for each sample is needed"
         )
     if labels.is_floating_point() or labels.is_complex():
-        raise ValueError(f"labels must be integers, got {labels.dtype}")
+        raise InputError(f"labels must be integers, got {labels.dtype}")
     if not activations.isfinite().all():
-        raise ValueError("the labelled activations hold NaN or Inf")
+        raise InputError("the labelled activations hold NaN or Inf")
     active = (activations > 0).float()
     _, classes = labels.unique(return_inverse=True)
     counts = active.new_zeros(int(classes.max()) + 1, activations.shape[1])
     counts.index_add_(0, classes, active)
     total = counts.sum(0)
     if (total == 0).any():
-        raise ValueError(
+        raise InputError(
             f"semantic consistency is not defined for dimensions {_named(total == 0)}: no labelled "
             "sample is positive there"
         )
@@ -131,7 +132,7 @@ class Reweighting(LossTerm):
             return
         constant = (sae_in.float().var(dim=0, correction=0) == 0) & (self.statistic == 0)
         if constant.any():
-            raise ValueError(
+            raise InputError(
                 f"wsae_alpha: the activations have zero variance on dimensions {_named(constant)}, "
                 "so these would get no weight; leave those dimensions out or set wsae_alpha to 0"
             )
@@ -173,19 +174,19 @@ def _consistency_of_file(file: str, d_in: int) -> Float[torch.Tensor, " d_in"]:
     try:
         data: dict[str, Any] = load_file(Path(file))
     except (OSError, SafetensorError) as error:
-        raise ValueError(f"wsae_labelled_activations: cannot read {file}: {error}") from error
+        raise InputError(f"wsae_labelled_activations: cannot read {file}: {error}") from error
     missing = {"activations", "labels"} - data.keys()
     if missing:
-        raise ValueError(f"wsae_labelled_activations: {file} lacks {sorted(missing)}")
+        raise InputError(f"wsae_labelled_activations: {file} lacks {sorted(missing)}")
     if data["activations"].shape[1:] != (d_in,):
-        raise ValueError(
+        raise InputError(
             f"wsae_labelled_activations: activations of {file} have shape "
             f"{tuple(data['activations'].shape)}, but d_in is {d_in}"
         )
     try:
         return semantic_consistency(data["activations"], data["labels"])
     except ValueError as error:
-        raise ValueError(f"wsae_labelled_activations: {file}: {error}") from error
+        raise InputError(f"wsae_labelled_activations: {file}: {error}") from error
 
 
 def _named(which: torch.Tensor) -> str:

@@ -18,6 +18,7 @@ from sae_lens import TrainingSAEConfig
 from sae_lens.saes.matching_pursuit_sae import MatchingPursuitTrainingSAEConfig
 from typing_extensions import override
 
+from sae_lens_isae.errors import InputError
 from sae_lens_isae.losses.terms import LossTerm, Metric, StepContext, check_weight
 
 
@@ -38,7 +39,7 @@ class SelfConsistencyConfig(TrainingSAEConfig):
         check_weight(self, "self_consistency_weight")
         start, end = self.self_consistency_warm_up_start, self.self_consistency_warm_up_end
         if not 0 <= start <= end:
-            raise ValueError(
+            raise InputError(
                 "self_consistency_warm_up_start must be >= 0 and not come after "
                 f"self_consistency_warm_up_end, got {start} and {end}"
             )
@@ -46,7 +47,7 @@ class SelfConsistencyConfig(TrainingSAEConfig):
             "constant_norm_rescale",
             "layer_norm",
         ):
-            raise ValueError(
+            raise InputError(
                 "self_consistency_weight: with normalize_activations="
                 f"{self.normalize_activations!r} a reconstruction is normalised anew before it is "
                 "encoded, so codes before and after are not in the same units; take "

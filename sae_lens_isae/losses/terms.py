@@ -20,6 +20,7 @@ from sae_lens.saes.sae import TrainStepInput
 from torch import nn
 from typing_extensions import override
 
+from sae_lens_isae.errors import InputError
 from sae_lens_isae.ops.compiling import not_compiled
 from sae_lens_isae.ops.sparse import dense_codes
 
@@ -98,7 +99,7 @@ def check_weight(cfg: TrainingSAEConfig, name: str) -> None:
     """Raise a ValueError unless the field `name` can be the weight of a loss."""
     weight = getattr(cfg, name)
     if not (math.isfinite(weight) and weight >= 0):
-        raise ValueError(f"{name} must be a number >= 0, got {weight}")
+        raise InputError(f"{name} must be a number >= 0, got {weight}")
 
 
 class LossTermsMixin(TrainingSAE[Any]):

@@ -12,6 +12,8 @@ from typing import Literal, get_args
 
 import torch
 
+from sae_lens_isae.errors import InputError
+
 Backend = Literal["auto", "dense", "torch", "triton"]
 Form = Literal["dense", "torch", "triton"]
 
@@ -36,7 +38,7 @@ def use_backend(backend: Backend) -> Generator[None, None, None]:
         ValueError: No such backend.
     """
     if backend not in get_args(Backend):
-        raise ValueError(f"backend must be one of {get_args(Backend)}, got {backend!r}")
+        raise InputError(f"backend must be one of {get_args(Backend)}, got {backend!r}")
     _forced.append(backend)
     try:
         yield

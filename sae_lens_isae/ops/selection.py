@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float, Int
 
+from sae_lens_isae.errors import InputError
 from sae_lens_isae.ops.backends import triton_serves
 from sae_lens_isae.ops.compiling import not_compiled
 
@@ -53,7 +54,7 @@ def _select(
 ) -> tuple[Selection, torch.Tensor | None]:
     n_columns = u.shape[-1]
     if not 1 <= k <= n_columns:
-        raise ValueError(f"k must be between 1 and the {n_columns} columns, got {k}")
+        raise InputError(f"k must be between 1 and the {n_columns} columns, got {k}")
     if triton_serves(u):
         from sae_lens_isae.ops import select_kernel
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float
 
+from sae_lens_isae.errors import InputError
 from sae_lens_isae.solvers import SparseCodes
 
 _NEGLIGIBLE = 1e-10
@@ -62,7 +63,7 @@ def agreement(
         ValueError: There are no samples, or not the same number of codes.
     """
     if not len(target) == len(encoder.indices) == len(other.indices) > 0:
-        raise ValueError(
+        raise InputError(
             f"{len(target)} samples have {len(encoder.indices)} and {len(other.indices)} codes"
         )
     a, b = _dense_on_active(encoder, other)

@@ -8,6 +8,7 @@ from functools import cached_property
 import torch
 from jaxtyping import Float, Int
 
+from sae_lens_isae.errors import InputError
 from sae_lens_isae.identifiability.linear_model import LinearModel
 from sae_lens_isae.solvers import SparseCodes, gd_sparse, gram_matrix, iht, omp
 from sae_lens_isae.solvers.codes import gram_fits
@@ -66,12 +67,12 @@ class Recoder:
             ValueError: An activation is NaN or Inf, or d_in differs.
         """
         if x.ndim != 2 or x.shape[1] != self.model.d_in:
-            raise ValueError(
+            raise InputError(
                 f"activations are {tuple(x.shape)}, the SAE needs [samples, {self.model.d_in}]"
             )
         x = x.to(self.model.device).float()
         if not x.isfinite().all():
-            raise ValueError("the activations hold NaN or Inf")
+            raise InputError("the activations hold NaN or Inf")
         parts: list[SparseCodes] = []
         targets: list[torch.Tensor] = []
         for batch in x.split(_BATCH):
@@ -136,7 +137,7 @@ class Recoder:
                 progress=progress,
             )
             return [found.pick(slice(i * len(x), (i + 1) * len(x))) for i in range(n_starts)]
-        raise ValueError(f"there is no algorithm {method!r}")
+        raise InputError(f"there is no algorithm {method!r}")
 
     @cached_property
     def _gram(self) -> Float[torch.Tensor, "d_sae d_sae"] | None:

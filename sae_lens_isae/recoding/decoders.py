@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 from jaxtyping import Float, Int
 
+from sae_lens_isae.errors import InputError
 from sae_lens_isae.solvers import SparseCodes
 
 
@@ -50,7 +51,7 @@ def refit_decoder(
         ValueError: ridge is not positive.
     """
     if not ridge > 0:
-        raise ValueError(f"ridge must be > 0, got {ridge}")
+        raise InputError(f"ridge must be > 0, got {ridge}")
     x = target.double()
     latents, place = codes.indices[codes.values != 0].unique(return_inverse=True)
     z = x.new_zeros(len(x), len(latents))

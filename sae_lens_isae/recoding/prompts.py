@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
+from sae_lens_isae.errors import InputError, MissingInputError
+
 DEFAULT_PROMPTS = Path(str(files("sae_lens_isae.recoding") / "facts.csv"))
 """Capitals, arithmetic, opposites and the like, written for this package."""
 
@@ -30,19 +32,19 @@ def load_prompts(path: Path) -> list[Prompt]:
         ValueError: A column is missing, a row is empty, or there are no rows.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"there is no file of prompts {path}")
+        raise MissingInputError(f"there is no file of prompts {path}")
     with path.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
         missing = {"prompt", "answer"} - set(reader.fieldnames or ())
         if missing:
-            raise ValueError(
+            raise InputError(
                 f"{path} has no column {' and no column '.join(sorted(missing))}; its first line "
                 "must be prompt,answer"
             )
         prompts = [Prompt(row["prompt"] or "", (row["answer"] or "").strip()) for row in reader]
     for line, prompt in enumerate(prompts, start=2):
         if not prompt.text.strip() or not prompt.answer:
-            raise ValueError(f"{path}, row {line}: prompt or answer is empty")
+            raise InputError(f"{path}, row {line}: prompt or answer is empty")
     if not prompts:
-        raise ValueError(f"{path} holds no prompts")
+        raise InputError(f"{path} holds no prompts")
     return prompts

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from sae_lens_isae.errors import InputError
 from sae_lens_isae.files import json_records
 
 SCHEMA = "sae-lens-isae/recode/1"
@@ -50,7 +51,7 @@ class RecodeSettings:
         for name, values in positive.items():
             for value in values:
                 if not value > 0 or not math.isfinite(value):
-                    raise ValueError(f"{name} must be > 0, got {value}")
+                    raise InputError(f"{name} must be > 0, got {value}")
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from sae_lens import SAE
 from tqdm.auto import tqdm
 
+from sae_lens_isae.errors import InputError
 from sae_lens_isae.files import fingerprint
 from sae_lens_isae.identifiability.linear_model import LinearModel
 from sae_lens_isae.recoding.ablation import PromptedModel, ablate
@@ -98,18 +99,18 @@ class _Study:
         self._prompted = activations if isinstance(activations, PromptedModel) else None
         if isinstance(activations, PromptedModel):
             if self._hook is None:
-                raise ValueError(f"{name}: the SAE's metadata names no hook to take activations at")
+                raise InputError(f"{name}: the SAE's metadata names no hook to take activations at")
             activations = activations.activations(self._hook)
         self._recoder = Recoder(model, settings.seed)
         try:
             encoded = self._recoder.encode(activations)
         except ValueError as error:
-            raise ValueError(f"{name}: {error}") from error
+            raise InputError(f"{name}: {error}") from error
         # in random order: any first samples are a random subset
         order = torch.randperm(len(encoded), generator=torch.Generator().manual_seed(settings.seed))
         order = order[encoded.k[order] > 0]
         if not len(order):
-            raise ValueError(
+            raise InputError(
                 f"{name}: the encoder gives the zero code to all {len(encoded)} samples"
             )
         self._order = order

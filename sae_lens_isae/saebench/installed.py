@@ -8,6 +8,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
+from sae_lens_isae.errors import MissingInputError
+
 SAEBENCH_VERSIONS = ("0.6.0", "0.7")
 """From the first on, below the second."""
 
@@ -28,10 +30,10 @@ def saebench_version() -> str:
         installed = version("sae-bench")
         version("sae-probes")
     except PackageNotFoundError as error:
-        raise FileNotFoundError(f"the package {error.name} is not installed: {INSTALL}") from error
+        raise MissingInputError(f"the package {error.name} is not installed: {INSTALL}") from error
     first, end = SAEBENCH_VERSIONS
     if not _numbers(first) <= _numbers(installed) < _numbers(end):
-        raise FileNotFoundError(
+        raise MissingInputError(
             f"sae-bench {installed} is installed, from {first} to below {end} is needed: {INSTALL}"
         )
     return installed
@@ -47,11 +49,11 @@ def module(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        raise FileNotFoundError(f"{name} needs the package {error.name}: {INSTALL}") from error
+        raise MissingInputError(f"{name} needs the package {error.name}: {INSTALL}") from error
     except RuntimeError as error:
         if "torchvision" not in str(error):
             raise
-        raise FileNotFoundError(
+        raise MissingInputError(
             f"{name} cannot be imported: the torchvision that is installed does not fit torch. "
             "SAEBench names it and does not use it: `pip uninstall torchvision`"
         ) from error
@@ -65,7 +67,7 @@ def probes_folder() -> Path:
     """
     spec = find_spec("sae_probes")
     if spec is None or not spec.submodule_search_locations:
-        raise FileNotFoundError(f"the package sae-probes is not installed: {INSTALL}")
+        raise MissingInputError(f"the package sae-probes is not installed: {INSTALL}")
     return Path(spec.submodule_search_locations[0]) / "data" / "cleaned_data"
 
 

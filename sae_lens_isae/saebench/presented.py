@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from sae_lens import SAE
 from tqdm.auto import tqdm
 
+from sae_lens_isae.errors import InputError
 from sae_lens_isae.identifiability.linear_model import LinearModel
 from sae_lens_isae.identifiability.signs import CodeForm, has_signed_codes, unfold_signs
 from sae_lens_isae.sources import hook_layer
@@ -142,7 +143,7 @@ class PresentedSAE:
         offset = self._offset
         if len(offset) > 1:
             if self._last is None or len(self._last.place) != len(flat):
-                raise ValueError(
+                raise InputError(
                     f"{len(flat)} codes of an SAE that normalises at run time, but another number "
                     "of activations was encoded last; decode the batch encoded last"
                 )
@@ -158,7 +159,7 @@ class PresentedSAE:
         """Itself: activations of any type are taken. Raises ValueError for another device."""
         del dtype
         if device is not None and torch.device(device).type != torch.device(self.device).type:
-            raise ValueError(f"this SAE is on {self.device}, load it on {device}")
+            raise InputError(f"this SAE is on {self.device}, load it on {device}")
         return self
 
 
@@ -208,9 +209,9 @@ def _config(sae: SAE[Any], n_latents: int, model_name: str | None) -> PresentedC
     hook_name = metadata.hook_name
     model_name = model_name or metadata.model_name
     if hook_name is None:
-        raise ValueError("the SAE's metadata names no hook (hook_name), so it cannot be evaluated")
+        raise InputError("the SAE's metadata names no hook (hook_name), so it cannot be evaluated")
     if model_name is None:
-        raise ValueError("the SAE's metadata names no model; say which one it is for (--model)")
+        raise InputError("the SAE's metadata names no model; say which one it is for (--model)")
     return PresentedConfig(
         model_name=model_name,
         d_in=sae.cfg.d_in,

@@ -17,6 +17,7 @@ from typing import Any
 
 import pandas as pd
 
+from sae_lens_isae.errors import InputError, MissingInputError
 from sae_lens_isae.saebench.installed import probes_folder
 
 _FEWEST = 8
@@ -118,12 +119,12 @@ def labelled_texts(source: str) -> dict[str, str]:
     path = Path(source)
     if path.suffix == ".csv":
         if not path.is_file():
-            raise FileNotFoundError(f"there is no file of labelled texts {path}")
+            raise MissingInputError(f"there is no file of labelled texts {path}")
     else:
         path = probes_folder() / f"{source}.csv.zst"
         if not path.is_file():
             known = sorted(file.name.removesuffix(".csv.zst") for file in path.parent.glob("*.zst"))
-            raise FileNotFoundError(
+            raise MissingInputError(
                 f"sae-probes has no data set {source!r}; it has {', '.join(known)}; "
                 "or name a .csv file with the columns prompt,target"
             )
@@ -144,7 +145,7 @@ def text_set(source: str, most_classes: int = 5) -> TextSet:
     largest = {name: by_label[name] for name in names}
     few = {label: len(texts) for label, texts in largest.items() if len(texts) < _FEWEST}
     if few:
-        raise ValueError(
+        raise InputError(
             f"{source}: the class {next(iter(few))!r} has {next(iter(few.values()))} texts, "
             f"{_FEWEST} are needed at least"
         )
@@ -295,7 +296,7 @@ def _read(path: Path) -> dict[str, str]:
     table = pd.read_csv(path)
     missing = {"prompt", "target"} - set(table.columns)
     if missing:
-        raise ValueError(
+        raise InputError(
             f"{path} has no column {' and no column '.join(sorted(missing))}; it needs prompt and "
             "target"
         )
@@ -305,7 +306,7 @@ def _read(path: Path) -> dict[str, str]:
         labels[text].add(label)
     sure = {text: next(iter(found)) for text, found in labels.items() if len(found) == 1}
     if len(set(sure.values())) < 2:
-        raise ValueError(
+        raise InputError(
             f"{path}: all {len(sure)} texts have one label, {next(iter(sure.values()), None)!r}; a "
             "probe needs two classes"
         )

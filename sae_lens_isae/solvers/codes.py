@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
+from sae_lens_isae.errors import InputError
 from sae_lens_isae.ops.sparse import sum_rows, to_dense
 
 
@@ -133,19 +134,19 @@ def check_problem(
     """
     d_sae, d_in = dictionary.shape
     if x.ndim != 2 or x.shape[1] != d_in:
-        raise ValueError(f"x must be [samples, d_in = {d_in}], got {tuple(x.shape)}")
+        raise InputError(f"x must be [samples, d_in = {d_in}], got {tuple(x.shape)}")
     if isinstance(k, int):
         if not 1 <= k <= d_sae - n_excluded:
-            raise ValueError(_range_message(d_sae, n_excluded, str(k), at_least=1))
+            raise InputError(_range_message(d_sae, n_excluded, str(k), at_least=1))
         return torch.full((len(x),), k)
     if k.shape != (len(x),) or k.is_floating_point():
-        raise ValueError(
+        raise InputError(
             f"k must be an int or integers [samples = {len(x)}], got {k.dtype} {tuple(k.shape)}"
         )
     k = k.cpu().long()
     if len(k) and not (k.min() >= 0 and k.max() <= d_sae - n_excluded):
         found = f"{int(k.min())} to {int(k.max())}"
-        raise ValueError(_range_message(d_sae, n_excluded, found, at_least=0))
+        raise InputError(_range_message(d_sae, n_excluded, found, at_least=0))
     return k
 
 

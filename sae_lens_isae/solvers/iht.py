@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from tqdm.auto import tqdm
 
+from sae_lens_isae.errors import InputError
 from sae_lens_isae.ops.sparse import sum_rows
 from sae_lens_isae.solvers.codes import (
     SparseCodes,
@@ -60,7 +61,7 @@ def iht(
     if init is None:
         init = _random_start(x, len(atoms), k_each, seed)
     elif init.d_sae != len(atoms) or len(init.indices) != len(x):
-        raise ValueError(
+        raise InputError(
             f"init holds {len(init.indices)} codes over {init.d_sae} atoms, expected {len(x)} over "
             f"{len(atoms)}"
         )

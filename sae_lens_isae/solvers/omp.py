@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from tqdm.auto import tqdm
 
+from sae_lens_isae.errors import InputError
 from sae_lens_isae.ops.sparse import sum_rows
 from sae_lens_isae.solvers.codes import (
     SparseCodes,
@@ -69,7 +70,7 @@ def omp(
         ValueError: k is out of range, shapes differ, or the selection is unknown.
     """
     if selection not in ("absolute", "signed"):
-        raise ValueError(f"selection must be 'absolute' or 'signed', got {selection!r}")
+        raise InputError(f"selection must be 'absolute' or 'signed', got {selection!r}")
     n_excluded = 0 if exclude is None else exclude.shape[1]
     k_each = check_problem(x, dictionary, k, n_excluded)
     atoms = unit_atoms(dictionary)

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from sae_lens.synthetic import SyntheticModel
 
+from sae_lens_isae.errors import InputError
 from sae_lens_isae.synthetic.signed import (
     SignedSparseGenerator,
     seed_of_concepts,
@@ -27,9 +28,9 @@ def mixture_atoms(
         ValueError: A setting is out of range.
     """
     if n_clusters < 1:
-        raise ValueError(f"n_clusters must be >= 1, got {n_clusters}")
+        raise InputError(f"n_clusters must be >= 1, got {n_clusters}")
     if not 0 <= similarity < 1:
-        raise ValueError(f"similarity must be at least 0 and below 1, got {similarity}")
+        raise InputError(f"similarity must be at least 0 and below 1, got {similarity}")
     generator = torch.Generator().manual_seed(seed_of_concepts(seed))
     centres = torch.randn(n_clusters, hidden_dim, generator=generator)
     centres = torch.nn.functional.normalize(centres, dim=-1)

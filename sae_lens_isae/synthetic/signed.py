@@ -14,6 +14,7 @@ from sae_lens.synthetic import (
 )
 from typing_extensions import override
 
+from sae_lens_isae.errors import InputError
 from sae_lens_isae.ops.selection import select_largest
 from sae_lens_isae.ops.sparse import to_dense
 
@@ -23,7 +24,7 @@ class KSparseGenerator(ActivationGenerator):
 
     def __init__(self, num_features: int, k: int, device: torch.device | str = "cpu") -> None:
         if not 1 <= k <= num_features:
-            raise ValueError(f"k must be between 1 and num_features = {num_features}, got {k}")
+            raise InputError(f"k must be between 1 and num_features = {num_features}, got {k}")
         super().__init__(num_features, firing_probabilities=k / num_features, device=device)
         self.k = k
 
