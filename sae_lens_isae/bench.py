@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -19,16 +17,20 @@ from tqdm.auto import tqdm
 
 from sae_lens_isae.cebench import StoryActivations, StoryPair, ce_bench, load_pairs
 from sae_lens_isae.cebench.stories import PUBLISHED
-from sae_lens_isae.errors import InputError
-from sae_lens_isae.files import fingerprint, write_json
+from sae_lens_isae.errors import InputError, disk_is_full, explained
+from sae_lens_isae.files import file_stem, fingerprint, write_json
 from sae_lens_isae.identifiability.linear_model import LinearModel
 from sae_lens_isae.identifiability.loading import (
+    SharedModel,
+    find_shared_model,
     labels,
     load_sae,
     load_shared_model,
     release_and_id,
 )
 from sae_lens_isae.identifiability.signs import CodeForm, has_signed_codes
+from sae_lens_isae.identity import text_identity
+from sae_lens_isae.private_folders import private_folder, secret_folder
 from sae_lens_isae.saebench import evals as saebench_evals
 from sae_lens_isae.saebench.data import BenchData, BenchSettings, DataSource, choose_data
 from sae_lens_isae.saebench.evals import Workplace
@@ -62,6 +64,9 @@ FOLDERS = {name: name for name in FORMS} | {"sae_probes": "sparse_probing_sae_pr
 ARTIFACTS = "artifacts"
 """Folder below the results for activations, probes and the log."""
 
+RESULT_ENDING = "_eval_results.json"
+"""Of SAEBench's result files."""
+
 
 @dataclass(frozen=True)
 class BenchInputs:
@@ -81,6 +86,8 @@ class BenchInputs:
     autocast: bool = False
     """Run the language model in bfloat16."""
     device: str = "cpu"
+    trust_remote_code: bool = False
+    """Let an SAE's config name code that loads its model."""
 
 
 @dataclass(frozen=True)
@@ -166,24 +173,35 @@ def run_evals(
     )
     settings = (sizes or SizeRequest()).settings(data)
     pairs = load_pairs(data.stories, settings.pairs) if "ce_bench" in evals else []
-    tasks = _tasks(inputs, saes, evals, out, _dependencies(inputs, data, settings, pairs))
+    shared = find_shared_model(
+        list(saes.values()), inputs.model, trust_remote_code=inputs.trust_remote_code
+    )
+    depends = _dependencies(inputs, shared, data, settings, pairs)
+    tasks = _tasks(inputs, saes, evals, out, depends)
     kept = {task.path: _kept(task) if resume else None for task in tasks}
     missing = [task for task in tasks if kept[task.path] is None]
     if not missing:
         return [_result(task, kept[task.path]) for task in tasks]
-    name, model = load_shared_model(list(saes.values()), inputs.model, inputs.device)
+    artifacts = private_folder(out / ARTIFACTS)
+    _, model = load_shared_model(
+        list(saes.values()),
+        inputs.model,
+        inputs.device,
+        trust_remote_code=inputs.trust_remote_code,
+    )
     _check_hooks(model, saes)
     tokenizer: Any = model.tokenizer
     if tokenizer.pad_token is None:
         # SAEBench pads every text
         tokenizer.pad_token = tokenizer.eos_token
     work = Workplace(
-        in_bfloat16(model) if inputs.autocast else model,
-        name.replace("/", "_") if Path(name).exists() else name,
-        inputs.device,
-        data,
-        settings,
-        out / ARTIFACTS,
+        model=in_bfloat16(model) if inputs.autocast else model,
+        model_name=shared.name,
+        model_key=f"model-{shared.identity}",
+        device=inputs.device,
+        data=data,
+        settings=settings,
+        artifacts=artifacts,
     )
     with tqdm(missing, desc="Evaluations", unit="eval") as progress:
         for task in progress:
@@ -212,10 +230,14 @@ def _checked(evals: Sequence[str], inputs: BenchInputs) -> list[str]:
 
 
 def _dependencies(
-    inputs: BenchInputs, data: BenchData, settings: BenchSettings, pairs: list[StoryPair]
+    inputs: BenchInputs,
+    shared: SharedModel,
+    data: BenchData,
+    settings: BenchSettings,
+    pairs: list[StoryPair],
 ) -> dict[str, dict[str, Any]]:
     """All that a result depends on beside SAE, eval and form; of CE-bench, and of SAEBench."""
-    common = {"schema": SCHEMA, "model": inputs.model, "autocast": inputs.autocast}
+    common = {"schema": SCHEMA, "model": shared.identity, "autocast": inputs.autocast}
     return {
         "ce_bench": {
             **common,
@@ -227,6 +249,7 @@ def _dependencies(
             "saebench": saebench_version() if data.text else None,
             "settings": asdict(settings),
             "text": data.text,
+            "text_identity": text_identity(data.text) if data.text else None,
             "probing": data.probing,
             "scr": data.scr,
             "tpp": data.tpp,
@@ -247,7 +270,6 @@ def _tasks(
     """Eval by eval, for what the SAEs share is made for the first of them."""
     models = {label: LinearModel(sae) for label, sae in saes.items()}
     signed = {label: has_signed_codes(model) for label, model in models.items()}
-    weights = {label: fingerprint(model.tensors(), None) for label, model in models.items()}
     releases = {
         label: release_and_id(source) or (label, "custom_sae")
         for label, source in zip(saes, inputs.saes, strict=True)
@@ -257,8 +279,8 @@ def _tasks(
         depends = dependencies.get(kind, dependencies["saebench"])
         for label, sae in saes.items():
             for name, form in _forms(label, kind, inputs.codes if signed[label] else "as_is"):
-                file = f"{name.strip('./').replace('/', '_')}_eval_results.json"
-                mark = fingerprint([], [weights[label], kind, form, depends])
+                file = f"{file_stem(name)}{RESULT_ENDING}"
+                mark = fingerprint([], [models[label].identity, kind, form, depends])
                 path = out / FOLDERS[kind] / file
                 tasks.append(_Task(name, releases[label], sae, kind, form, path, mark, depends))
     return tasks
@@ -274,9 +296,11 @@ def _forms(label: str, kind: str, codes: Codes) -> list[tuple[str, CodeForm]]:
 def _kept(task: _Task) -> dict[str, Any] | None:
     if not task.path.exists():
         return None
-    data = json.loads(task.path.read_text(encoding="utf-8"))
-    same = data["sae_cfg_dict"].get("isae_bench", {}).get("mark") == task.mark
-    return data if same else None
+    with explained(task.path, "is damaged", "delete it, or leave out --resume"):
+        data = json.loads(task.path.read_text(encoding="utf-8"))
+        same = data["sae_cfg_dict"].get("isae_bench", {}).get("mark") == task.mark
+        # read here, where a damaged file is named
+        return data if same and _metrics(data) else None
 
 
 def _check_hooks(model: HookedRootModule, saes: dict[str, SAE[Any]]) -> None:
@@ -297,8 +321,8 @@ def _check_hooks(model: HookedRootModule, saes: dict[str, SAE[Any]]) -> None:
 
 
 def _finish(task: _Task, work: Workplace, pairs: list[StoryPair]) -> dict[str, Any]:
-    # a folder of its own for other data and settings
-    work = replace(work, artifacts=work.artifacts / fingerprint([], task.depends))
+    # a folder of its own for other models, data and settings
+    work = replace(work, artifacts=secret_folder(work.artifacts, fingerprint([], task.depends)))
     try:
         data = _evaluate(task, work, pairs)
         data["sae_lens_release_id"], data["sae_lens_id"] = task.release
@@ -314,9 +338,7 @@ def _finish(task: _Task, work: Workplace, pairs: list[StoryPair]) -> dict[str, A
         task.path.parent.mkdir(parents=True, exist_ok=True)
         write_json(task.path, data)
     except (OSError, RuntimeError, SafetensorError) as error:
-        # torch and safetensors say so in words only
-        words = ("file write failed", os.strerror(errno.ENOSPC))
-        if any(some in str(error) for some in words):
+        if disk_is_full(error):
             raise InputError(
                 f"the disk is full ({task.eval} of {task.name}); finished results are in "
                 f"{task.path.parent.parent}: free space there and run again with --resume"
@@ -328,8 +350,8 @@ def _finish(task: _Task, work: Workplace, pairs: list[StoryPair]) -> dict[str, A
 def _evaluate(task: _Task, work: Workplace, pairs: list[StoryPair]) -> dict[str, Any]:
     if task.eval == "ce_bench":
         return _ce_bench(task, work, pairs)
-    presented = PresentedSAE(task.sae, task.form, model_name=work.model_name)
-    name = task.name.replace("/", "_")
+    presented = PresentedSAE(task.sae, task.form, model_name=work.model_key)
+    name = file_stem(task.name)
     log = work.artifacts / "log.txt"
     log.parent.mkdir(parents=True, exist_ok=True)
     # SAEBench prints every probe that it trains
@@ -342,6 +364,8 @@ def _evaluate(task: _Task, work: Workplace, pairs: list[StoryPair]) -> dict[str,
             data = saebench_evals.run_sae_probes(work, presented, name)
         else:
             data = saebench_evals.run_scr_or_tpp(work, presented, name, scr=task.eval == "scr")
+    # SAEBench builds paths of the model's name, so it was given a key that is one
+    data["eval_config"]["model_name"] = work.model_name
     # what SAEBench writes here is the commit of the folder it was started in
     return data | {"sae_bench_commit_hash": f"sae-bench {saebench_version()}"}
 
@@ -349,12 +373,13 @@ def _evaluate(task: _Task, work: Workplace, pairs: list[StoryPair]) -> dict[str,
 def _ce_bench(task: _Task, work: Workplace, pairs: list[StoryPair]) -> dict[str, Any]:
     metadata = task.sae.cfg.metadata
     hook = str(metadata.hook_name)
+    prepend_bos = metadata.prepend_bos is not False
     stories = StoryActivations(
         work.model,
         hook,
         pairs,
-        work.artifacts / "ce_bench" / hook,
-        prepend_bos=metadata.prepend_bos is not False,
+        work.artifacts / "ce_bench" / fingerprint([], [hook, prepend_bos]),
+        prepend_bos=prepend_bos,
     )
     scores = ce_bench(task.sae, stories, task.form)
     return {
@@ -389,9 +414,13 @@ def _alive(task: _Task, data: dict[str, Any]) -> dict[str, float]:
 
 def _result(task: _Task, data: dict[str, Any] | None) -> BenchResult:
     assert data is not None
+    return BenchResult(
+        sae=task.name, eval=task.eval, form=task.form, path=task.path, metrics=_metrics(data)
+    )
+
+
+def _metrics(data: dict[str, Any]) -> dict[str, float]:
     groups = data["eval_result_metrics"].values()
     metrics = {key: value for group in groups for key, value in group.items() if value is not None}
     alive = data["sae_cfg_dict"]["isae_bench"].get("frac_alive_latents")
-    if alive is not None:
-        metrics["frac_alive_latents"] = alive
-    return BenchResult(task.name, task.eval, task.form, task.path, metrics)
+    return metrics if alive is None else {**metrics, "frac_alive_latents": alive}

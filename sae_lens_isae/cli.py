@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from pathlib import Path
@@ -11,10 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 import torch
 import typer
 from rich.console import Console
-from safetensors import SafetensorError
 from typer.core import TyperCommand
 
-from sae_lens_isae.errors import InputError
+from sae_lens_isae.errors import InputError, sentence_of
 
 if TYPE_CHECKING:
     from sae_lens_isae.bench import Codes
@@ -126,6 +124,18 @@ _Device = Annotated[str, typer.Option(help="Where the SAEs (and the model) run."
 _Seed = Annotated[int, typer.Option(help="Of everything random.")]
 _Table = Annotated[str, typer.Option(help="Format of the table of latents: parquet or csv.")]
 _Autocast = Annotated[bool, typer.Option("--autocast", help="Run the language model in bfloat16.")]
+_Force = Annotated[
+    bool,
+    typer.Option("--force", help="Compare SAEs for different models or hooks all the same."),
+]
+_TrustRemoteCode = Annotated[
+    bool,
+    typer.Option(
+        "--trust-remote-code",
+        help="Let an SAE's config name code that loads its model, and run code that comes with "
+        "the model. For SAEs and models that you trust as you trust a program.",
+    ),
+]
 _DEFAULT_DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -150,6 +160,8 @@ def pairwise(
     out: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("pairwise_report"),
     device: _Device = _DEFAULT_DEVICE,
     seed: _Seed = 0,
+    force: _Force = False,
+    trust_remote_code: _TrustRemoteCode = False,
 ) -> None:
     """Would another training run have found the same features and the same codes?
 
@@ -166,7 +178,7 @@ def pairwise(
 
     table_format = _table_format(table)
     report = run_pairwise(
-        Inputs(saes, activations, model, text, samples, device, seed),
+        Inputs(saes, activations, model, text, samples, device, seed, force, trust_remote_code),
         out,
         table_format,
         n_oracle_samples=oracle_samples,
@@ -194,6 +206,8 @@ def audit(
     out: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("audit_report"),
     device: _Device = _DEFAULT_DEVICE,
     seed: _Seed = 0,
+    force: _Force = False,
+    trust_remote_code: _TrustRemoteCode = False,
 ) -> None:
     """Which assumptions of the identifiability theory does an SAE meet on real activations?
 
@@ -208,7 +222,10 @@ def audit(
     from sae_lens_isae.measuring import Inputs, run_audit  # noqa: PLC0415
     from sae_lens_isae.report import tables  # noqa: PLC0415
 
-    audits = run_audit(Inputs(saes, activations, model, text, samples, device, seed), out)
+    audits = run_audit(
+        Inputs(saes, activations, model, text, samples, device, seed, force, trust_remote_code),
+        out,
+    )
     console = Console()
     for found in audits:
         title = f"{found.name}: {found.architecture} on {found.n_samples} activations"
@@ -257,6 +274,8 @@ def recode(
     out: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("recode_report"),
     device: _Device = _DEFAULT_DEVICE,
     seed: _Seed = 0,
+    force: _Force = False,
+    trust_remote_code: _TrustRemoteCode = False,
 ) -> None:
     """Would another sparse coding algorithm have picked the same features?
 
@@ -289,6 +308,8 @@ def recode(
             samples,
             autocast,
             device,
+            force,
+            trust_remote_code,
         ),
         out,
         RecodeSettings(
@@ -385,6 +406,7 @@ def bench(
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("bench_report"),
     device: _Device = _DEFAULT_DEVICE,
     seed: Annotated[int, typer.Option(help="Of SAEBench's probes and samples.")] = 42,
+    trust_remote_code: _TrustRemoteCode = False,
 ) -> None:
     """What is an SAE good for? SAEBench's evals and CE-bench, right for signed codes.
 
@@ -412,6 +434,7 @@ def bench(
                 cast("Codes", codes),
                 autocast,
                 device,
+                trust_remote_code,
             ),
             evals or list(_EVALS[:4]),
             out,
@@ -458,11 +481,12 @@ def _table_format(name: str) -> Literal["parquet", "csv"]:
 
 
 def main() -> None:
-    """Entry point: errors that a user can mend are one sentence, not a traceback."""
+    """Entry point: errors that a user can mend are one sentence, bugs keep their traceback."""
     try:
         app()
-    except (ValueError, OSError, SafetensorError, argparse.ArgumentError) as error:
-        if os.environ.get("ISAE_TRACEBACK"):
+    except Exception as error:
+        said = sentence_of(error)
+        if said is None or os.environ.get("ISAE_TRACEBACK"):
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {said}", file=sys.stderr)
         sys.exit(1)

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, the folders that hold them, and names for contents."""
+"""Files that are written whole or not at all, the folders that hold them, names for contents."""
 
 from __future__ import annotations
 

@@ -13,15 +13,16 @@ import torch
 from sae_lens import SAE
 from transformers import set_seed
 
-from sae_lens_isae.bench import BenchInputs, BenchResult, SizeRequest, run_evals
+from sae_lens_isae.bench import RESULT_ENDING, BenchInputs, BenchResult, SizeRequest, run_evals
 from sae_lens_isae.errors import InputError
-from sae_lens_isae.files import write_json, write_whole
+from sae_lens_isae.files import output_folder, write_json, write_whole
 from sae_lens_isae.identifiability.activations import (
     ActivationSource,
     from_model,
     open_activations,
 )
-from sae_lens_isae.identifiability.audit import Audit, audit, audits_to_dict
+from sae_lens_isae.identifiability.audit import Audit, audit_together, audits_to_dict
+from sae_lens_isae.identifiability.comparable import check_comparable
 from sae_lens_isae.identifiability.loading import (
     labels,
     load_pretrained,
@@ -31,6 +32,7 @@ from sae_lens_isae.identifiability.loading import (
 from sae_lens_isae.identifiability.pairwise import (
     SCHEMA,
     PairwiseReport,
+    check_settings,
     pairwise_identifiability,
 )
 from sae_lens_isae.recoding import (
@@ -68,12 +70,16 @@ class Inputs:
     device: str = "cpu"
     seed: int = 0
     """Of everything random."""
+    force: bool = False
+    """Compare SAEs for different models or hooks all the same."""
+    trust_remote_code: bool = False
+    """Let an SAE's config name code that loads its model."""
 
     def open(self) -> tuple[dict[str, SAE[Any]], ActivationSource]:
         """Load the SAEs, by labels that tell them apart, and prepare the activations.
 
         Raises:
-            ValueError, FileNotFoundError: Something cannot be loaded; the message says what.
+            InputError: Something cannot be loaded or does not go together; the message says what.
         """
         _check(self.n_samples, self.device)
         set_seed(self.seed)
@@ -81,12 +87,19 @@ class Inputs:
         saes = {
             label: load_sae(name, self.device) for label, name in zip(names, self.saes, strict=True)
         }
+        # before a model is loaded
+        check_comparable(saes, force=self.force)
         first = next(iter(saes.values()))
         if self.activations is not None:
             hook = first.cfg.metadata.hook_name
             return saes, open_activations(self.activations, self.n_samples, hook)
         return saes, from_model(
-            first, self.n_samples, model_name=self.model, text=self.text, device=self.device
+            first,
+            self.n_samples,
+            model_name=self.model,
+            text=self.text,
+            device=self.device,
+            trust_remote_code=self.trust_remote_code,
         )
 
 
@@ -109,12 +122,16 @@ class RecodeInputs:
     autocast: bool = False
     """Run the language model in bfloat16."""
     device: str = "cpu"
+    force: bool = False
+    """Code one file of activations with SAEs for different models or hooks all the same."""
+    trust_remote_code: bool = False
+    """Let an SAE's config name code that loads its model."""
 
     def open(self) -> tuple[dict[str, SAE[Any]], torch.Tensor | PromptedModel, str]:
         """Load the SAEs, and activations or a model with prompts; say in words what these are.
 
         Raises:
-            ValueError, FileNotFoundError: Something cannot be loaded; the message says what.
+            InputError: Something cannot be loaded; the message says what.
         """
         _check(self.n_samples, self.device)
         if (self.release is None) != (not self.sae_ids):
@@ -132,6 +149,7 @@ class RecodeInputs:
         loaded += [load_pretrained(str(self.release), i, self.device) for i in self.sae_ids]
         saes = dict(zip(labels([*self.saes, *pretrained]), loaded, strict=True))
         if prompts is None:
+            check_comparable(saes, force=self.force)
             hook = loaded[0].cfg.metadata.hook_name
             source = open_activations(str(self.activations), self.n_samples, hook)
             return saes, torch.cat(list(source.batches(source.n_samples))), source.description
@@ -139,58 +157,71 @@ class RecodeInputs:
         return saes, prompted, f"last position of {len(prompts)} prompts, {model_name}"
 
     def _prompted(self, saes: list[SAE[Any]], prompts: list[Prompt]) -> tuple[str, PromptedModel]:
-        name, model = load_shared_model(saes, self.model, self.device)
+        shared, model = load_shared_model(
+            saes, self.model, self.device, trust_remote_code=self.trust_remote_code
+        )
         prompted = PromptedModel.from_prompts(
             model,
             prompts,
             prepend_bos=saes[0].cfg.metadata.prepend_bos is not False,
             autocast=self.autocast,
         )
-        return name, prompted
+        return shared.name, prompted
 
 
 def run_pairwise(
-    inputs: Inputs, out: Path, table_format: TableFormat = "parquet", **settings: Any
+    inputs: Inputs,
+    out: Path,
+    table_format: TableFormat = "parquet",
+    *,
+    n_oracle_samples: int = 1024,
+    oracle_k: int | None = None,
+    found_cosine: float = 0.9,
 ) -> PairwiseReport:
     """Compare SAEs and write `pairwise.json`, `latents.parquet` (or `.csv`), `latents.json` and
     `pairwise.html` to `out`.
 
-    Args:
-        settings: Of `pairwise_identifiability`.
+    The last three are settings of `pairwise_identifiability`.
 
     Raises:
-        ValueError, FileNotFoundError: The input is unusable; the message says why.
+        InputError: The input is unusable, or `out` is; the message says why.
     """
     if len(inputs.saes) < 2:
         raise InputError(f"pairwise compares two or more SAEs, got {len(inputs.saes)}")
-    saes, source = inputs.open()
-    report = pairwise_identifiability(saes, source, seed=inputs.seed, **settings)
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(out / "pairwise.json", report.to_dict())
-    _write_table(out, report.latents, table_format)
-    # pandas writes missing values as null, which plain json does not
-    columns = json.loads(str(report.latents.to_json(orient="split", index=False)))
-    write_json(out / "latents.json", {"schema": SCHEMA, **columns}, indent=None)
-    write_whole(out / "pairwise.html", lambda p: write_pairwise_page(p, report))
+    check_settings(n_oracle_samples, oracle_k, found_cosine)
+    with output_folder(out):
+        saes, source = inputs.open()
+        report = pairwise_identifiability(
+            saes,
+            source,
+            n_oracle_samples=n_oracle_samples,
+            oracle_k=oracle_k,
+            found_cosine=found_cosine,
+            seed=inputs.seed,
+            force=inputs.force,
+        )
+        write_json(out / "pairwise.json", report.to_dict())
+        _write_table(out, report.latents, table_format)
+        # pandas writes missing values as null, which plain json does not
+        columns = json.loads(str(report.latents.to_json(orient="split", index=False)))
+        write_json(out / "latents.json", {"schema": SCHEMA, **columns}, indent=None)
+        write_whole(out / "pairwise.html", lambda p: write_pairwise_page(p, report))
     return report
 
 
-def run_audit(inputs: Inputs, out: Path, **settings: Any) -> list[Audit]:
+def run_audit(inputs: Inputs, out: Path) -> list[Audit]:
     """Audit SAEs and write `audit.json` and `audit.html` to `out`.
 
-    Args:
-        settings: Of `audit`.
-
     Raises:
-        ValueError, FileNotFoundError: The input is unusable; the message says why.
+        InputError: The input is unusable, or `out` is; the message says why.
     """
-    saes, source = inputs.open()
-    audits = [
-        audit(sae, source, name=name, seed=inputs.seed, **settings) for name, sae in saes.items()
-    ]
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(out / "audit.json", audits_to_dict(audits))
-    write_whole(out / "audit.html", lambda p: write_audit_page(p, audits))
+    if not inputs.saes:
+        raise InputError("no SAE was named: give folders, or release/sae_id")
+    with output_folder(out):
+        saes, source = inputs.open()
+        audits = audit_together(saes, source, seed=inputs.seed, force=inputs.force)
+        write_json(out / "audit.json", audits_to_dict(audits))
+        write_whole(out / "audit.html", lambda p: write_audit_page(p, audits))
     return audits
 
 
@@ -204,17 +235,18 @@ def run_recode(
     `recode.html` to `out`. Finished parts are kept in `out/parts`.
 
     Raises:
-        ValueError, FileNotFoundError: The input is unusable; the message says why.
+        InputError: The input is unusable, or `out` is; the message says why.
     """
-    saes, activations, description = inputs.open()
-    found = recode(saes, activations, settings, cache=out / "parts")
-    report = replace(found, activations=description)
-    write_json(out / "recode.json", report.to_dict())
-    latents = pd.concat(
-        [sae.latents.assign(sae=sae.name) for sae in report.saes], ignore_index=True
-    )
-    _write_table(out, latents, table_format)
-    write_whole(out / "recode.html", lambda p: write_recode_page(p, report))
+    with output_folder(out):
+        saes, activations, description = inputs.open()
+        found = recode(saes, activations, settings, cache=out / "parts")
+        report = replace(found, activations=description)
+        write_json(out / "recode.json", report.to_dict())
+        latents = pd.concat(
+            [sae.latents.assign(sae=sae.name) for sae in report.saes], ignore_index=True
+        )
+        _write_table(out, latents, table_format)
+        write_whole(out / "recode.html", lambda p: write_recode_page(p, report))
     return report
 
 
@@ -230,16 +262,16 @@ def run_bench(
     SAE and eval, `bench.html`, and SAEBench's own plots of what can be drawn to `out`.
 
     Raises:
-        ValueError, FileNotFoundError: The input is unusable; the message says why.
+        InputError: The input is unusable, or `out` is; the message says why.
     """
-    results = run_evals(inputs, evals, out, sizes, resume=resume)
-    write_json(
-        out / "bench.json", [asdict(r) | {"path": str(r.path.relative_to(out))} for r in results]
-    )
-    write_whole(out / "bench.html", lambda p: write_bench_page(p, results))
-    files = [r.path.name.removesuffix("_eval_results.json") for r in results if r.eval == "core"]
-    if files:
-        plot_with_saebench(out, files)
+    with output_folder(out):
+        results = run_evals(inputs, evals, out, sizes, resume=resume)
+        data = [asdict(r) | {"path": str(r.path.relative_to(out))} for r in results]
+        write_json(out / "bench.json", data)
+        write_whole(out / "bench.html", lambda p: write_bench_page(p, results))
+        files = [r.path.name.removesuffix(RESULT_ENDING) for r in results if r.eval == "core"]
+        if files:
+            plot_with_saebench(out, files)
     return results
 
 

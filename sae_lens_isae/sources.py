@@ -12,12 +12,11 @@ import importlib
 import os
 import random
 import re
-import shutil
 import tempfile
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import torch
 from datasets import Dataset
@@ -27,7 +26,8 @@ from transformer_lens.utils import lm_cross_entropy_loss
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sae_lens_isae._private import allow_local_model
-from sae_lens_isae.errors import InputError, MissingInputError
+from sae_lens_isae.errors import InputError, MissingInputError, explained
+from sae_lens_isae.files import file_digest, file_stem
 
 if TYPE_CHECKING:
     from transformer_lens.HookedRootModule import HookedRootModule
@@ -54,28 +54,110 @@ def load_language_model(
 
     Args:
         name: A hub name or a local folder, or `gguf:...`.
-        from_pretrained_kwargs: For a model that is no GGUF file.
+        model_class_name: `HookedTransformer` (hooks like `blocks.9.hook_resid_post`),
+            `TransformerBridge` (`blocks.9.hook_out`) or `AutoModelForCausalLM` (`model.layers.9`).
+        hook_names: Restricts the hooks of `AutoModelForCausalLM`, see SAELens' `load_model`.
+        from_pretrained_kwargs: For a model that is no GGUF file. They can name code to run: pass
+            on what comes from a checkpoint through `harmless_model_kwargs` only.
 
     Raises:
-        ValueError, FileNotFoundError: There is no such model; the message says what to do.
+        InputError: There is no such model, or the class does not know its architecture; the message
+            says what to do.
     """
+    check_device(device)
     if name.startswith(GGUF_PREFIX):
         file = name.removeprefix(GGUF_PREFIX)
         return load_gguf_model(file, cast(Any, model_class_name), device, hook_names)
-    try:
-        return load_model(
-            model_class_name,
-            name,
-            device=device,
-            model_from_pretrained_kwargs=from_pretrained_kwargs or {},
-            hook_names=hook_names,
+    return _load(name, name, model_class_name, device, hook_names, from_pretrained_kwargs or {})
+
+
+HARMLESS_MODEL_KWARGS = (
+    "revision",
+    "dtype",
+    "torch_dtype",
+    "center_writing_weights",
+    "center_unembed",
+    "fold_ln",
+    "fold_value_biases",
+    "default_prepend_bos",
+    "n_devices",
+)
+"""What an SAE's cfg.json may say of how its model is loaded. Everything else may name code."""
+
+
+def harmless_model_kwargs(
+    kwargs: dict[str, Any] | None, *, trust_remote_code: bool = False
+) -> dict[str, Any]:
+    """The options for loading a model that come with a checkpoint, if they can run no code.
+
+    Args:
+        trust_remote_code: The user said so: everything passes, and code that comes with the model
+            runs.
+
+    Raises:
+        InputError: There are others.
+    """
+    kwargs = dict(kwargs or {})
+    if trust_remote_code:
+        return {**kwargs, "trust_remote_code": True}
+    unknown = {
+        name: value
+        for name, value in kwargs.items()
+        if name not in HARMLESS_MODEL_KWARGS
+        or not isinstance(value, str | bool | int | float | None)
+    }
+    if unknown:
+        raise InputError(
+            "the SAE's cfg.json wants its model loaded with model_from_pretrained_kwargs="
+            f"{unknown}, which could run code that came with it; only "
+            f"{', '.join(HARMLESS_MODEL_KWARGS)} are taken as they are. If you trust the SAE and "
+            "its model, add --trust-remote-code"
         )
-    except OSError as error:
-        raise MissingInputError(
-            f"the model {name} cannot be loaded: {error}; without a network, download it elsewhere "
-            "(`hf download <its hub name>`) and bring the folder ~/.cache/huggingface/hub, or name "
-            "a local folder or gguf:..."
-        ) from error
+    return kwargs
+
+
+def _load(
+    name: str,
+    path: str,
+    model_class_name: str,
+    device: str,
+    hook_names: list[str] | None,
+    kwargs: dict[str, Any],
+) -> HookedRootModule:
+    if model_class_name not in get_args(ModelClass) and model_class_name != "HookedMamba":
+        raise InputError(
+            f"model_class_name must be one of {', '.join(get_args(ModelClass))}, got "
+            f"{model_class_name!r}"
+        )
+    others = [known for known in get_args(ModelClass) if known != model_class_name]
+    advice = (
+        "without a network, download it elsewhere (`hf download <its hub name>`) and bring the "
+        "folder ~/.cache/huggingface/hub, or name a local folder or gguf:...; an architecture that "
+        f"{model_class_name} does not know may load with model_class_name {' or '.join(others)}"
+    )
+    try:
+        with explained(f"the model {name}", f"cannot be loaded as {model_class_name}", advice):
+            if model_class_name == "TransformerBridge":
+                from sae_lens import SAETransformerBridge  # noqa: PLC0415 - transformer-lens >= 3
+
+                model: Any = SAETransformerBridge.boot_transformers(path, device=device, **kwargs)
+                return model
+            return load_model(
+                model_class_name,
+                path,
+                device=device,
+                model_from_pretrained_kwargs=kwargs,
+                hook_names=hook_names,
+            )
+    except InputError as error:
+        if hook_names is not None and "hook_names not found" in str(error):
+            # SAELens hooks only what it is asked for, so it cannot say what else there is
+            model = _load(name, path, model_class_name, device, None, kwargs)
+            for hook_name in hook_names:
+                check_hook(model, hook_name)
+        if isinstance(error.__cause__, OSError):
+            raise MissingInputError(str(error)) from error.__cause__
+        raise
 
 
 def check_device(device: str) -> None:
@@ -97,8 +179,7 @@ def check_hook(model: HookedRootModule, hook_name: str) -> None:
     if hook_name not in model.hook_dict:
         close = get_close_matches(hook_name, list(model.hook_dict), n=3, cutoff=0.3)
         raise InputError(
-            f"the model has no hook {hook_name!r}, at which the SAE was trained"
-            + (f"; the nearest are {close}" if close else "")
+            f"the model has no hook {hook_name!r}" + (f"; the nearest are {close}" if close else "")
         )
 
 
@@ -152,46 +233,44 @@ def load_gguf_model(
 
     Args:
         source: Name of an installed package that ships one GGUF file, or a path to a file.
-        model_class_name: `HookedTransformer` (hooks like `blocks.9.hook_resid_post`),
-            `TransformerBridge` (`blocks.9.hook_out`) or `AutoModelForCausalLM` (`model.layers.9`).
-        hook_names: Restricts the hooks of `AutoModelForCausalLM`, see SAELens' `load_model`.
+        model_class_name: As for `load_language_model`.
+        hook_names: As for `load_language_model`.
 
     Raises:
-        ValueError: The model class is unknown.
-        FileNotFoundError: Package or file are missing; the message says what to install.
+        InputError: The model class is unknown, or does not know the architecture.
+        MissingInputError: Package or file are missing; the message says what to install.
     """
     folder = str(convert_gguf(source))
-    if model_class_name == "TransformerBridge":
-        from sae_lens import SAETransformerBridge  # noqa: PLC0415 - needs transformer-lens >= 3
-
-        return cast(
-            "HookedRootModule", SAETransformerBridge.boot_transformers(folder, device=device)
-        )
     if model_class_name == "HookedTransformer":
         allow_local_model(folder)
-    elif model_class_name != "AutoModelForCausalLM":
-        raise InputError(
-            "model_class_name must be HookedTransformer, TransformerBridge or "
-            f"AutoModelForCausalLM, got {model_class_name!r}"
-        )
-    return load_model(model_class_name, folder, device=device, hook_names=hook_names)
+    return _load(GGUF_PREFIX + source, folder, model_class_name, device, hook_names, {})
 
 
 def convert_gguf(source: str) -> Path:
     """Folder with the model in Hugging Face's format, converted from GGUF when first asked for.
 
-    The cache folder is `$SAE_LENS_ISAE_CACHE`, by default `~/.cache/sae-lens-isae`.
+    The cache folder is `$SAE_LENS_ISAE_CACHE`, by default `~/.cache/sae-lens-isae`. A conversion is
+    known by the contents of its file, so another file of the same name is another model. Processes
+    may convert the same file at once: the first to finish is kept.
+
+    Raises:
+        InputError: The file is not GGUF, or of an architecture that cannot be converted.
+        MissingInputError: Package or file are missing; the message says what to install.
     """
-    file = _find_gguf(source)
-    folder = _cache_folder() / file.stem
+    file = find_gguf(source)
+    with file.open("rb") as opened:
+        if opened.read(len(_GGUF_MAGIC)) != _GGUF_MAGIC:
+            raise InputError(f"{file} is not a GGUF file ({file.stat().st_size} bytes)")
+    folder = cache_folder() / f"{file_stem(file.stem)}-{file_digest(file)}"
     if (folder / "config.json").exists():
         return folder
     if find_spec("gguf") is None:
         raise MissingInputError(f"reading {file.name} needs the package gguf: {_INSTALL}")
-    tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
-    model: Any = AutoModelForCausalLM.from_pretrained(
-        str(file.parent), gguf_file=file.name, dtype=torch.float32
-    )
+    with explained(file, "cannot be converted", "transformers reads GGUF of some models only"):
+        tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            str(file.parent), gguf_file=file.name, dtype=torch.float32
+        )
     # the weights are dequantised by now, and saving refuses a model that says otherwise
     model.hf_quantizer = None
     model.is_quantized = False
@@ -203,9 +282,13 @@ def convert_gguf(source: str) -> Path:
         complete = Path(scratch) / folder.name
         model.save_pretrained(complete)
         tokenizer.save_pretrained(complete)
-        # only a complete conversion gets the name that the next call looks for
-        shutil.rmtree(folder, ignore_errors=True)
-        complete.replace(folder)
+        try:
+            # only a complete conversion gets the name that the next call looks for
+            complete.rename(folder)
+        except OSError:
+            # another process was faster; a folder that is in use is never replaced
+            if not (folder / "config.json").exists():
+                raise
     return folder
 
 
@@ -229,12 +312,18 @@ def load_package_text(package: str, seed: int = 0) -> Dataset:
     return Dataset.from_dict({"text": paragraphs})
 
 
-def _cache_folder() -> Path:
+def cache_folder() -> Path:
+    """Where converted models and this user's secret are kept."""
     default = Path.home() / ".cache" / "sae-lens-isae"
     return Path(os.environ.get("SAE_LENS_ISAE_CACHE", default))
 
 
-def _find_gguf(source: str) -> Path:
+def find_gguf(source: str) -> Path:
+    """The GGUF file that a package ships, or the file itself.
+
+    Raises:
+        MissingInputError: There is none, or the package has several.
+    """
     if source.endswith(".gguf"):
         if not Path(source).is_file():
             raise MissingInputError(f"there is no GGUF file {source}")
@@ -244,5 +333,12 @@ def _find_gguf(source: str) -> Path:
         raise MissingInputError(f"the package {source!r} is not installed: {_INSTALL}")
     files = sorted(Path(spec.submodule_search_locations[0]).glob("*.gguf"))
     if len(files) != 1:
-        raise MissingInputError(f"package {source!r} ships {len(files)} GGUF files, expected one")
+        found = f"name one of them: {', '.join(f'gguf:{f}' for f in files)}" if files else ""
+        raise MissingInputError(
+            f"package {source!r} ships {len(files)} GGUF files, expected one"
+            + (f"; {found}. A model in several parts is not read." if found else "")
+        )
     return files[0]
+
+
+_GGUF_MAGIC = b"GGUF"

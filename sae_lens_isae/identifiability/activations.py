@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +38,7 @@ _PROMPTS = 8
 class ActivationSource:
     """Activations that are read chunk by chunk, never all at once.
 
-    Iterating starts over: a generator or a model then gives other samples.
+    Iterating again gives the same activations in the same order.
     """
 
     n_samples: int
@@ -64,6 +66,12 @@ class ActivationSource:
             f"{self.description}: {self.n_samples - left} activations came, {self.n_samples} were "
             "expected"
         )
+
+
+def non_zero_rows(x: Float[torch.Tensor, "batch d_in"]) -> Float[torch.Tensor, "some d_in"]:
+    """Without all-zero activations: masked tokens, which any SAE without bias rebuilds exactly."""
+    there = (x != 0).any(-1)
+    return x if there.all() else x[there]
 
 
 Activations = Float[torch.Tensor, "samples d_in"] | ActivationSource
@@ -127,11 +135,16 @@ def open_activations(
 def from_generator(
     model: SyntheticModel, n_samples: int = DEFAULT_N_SAMPLES, description: str = "generator"
 ) -> ActivationSource:
-    """Samples of a SAELens synthetic model, drawn from torch's global generator."""
+    """Samples of a SAELens synthetic model; torch's global generator chooses them once."""
+    seed = int(torch.randint(2**31, ()))
 
     def chunks() -> Iterator[torch.Tensor]:
-        while True:
-            yield model.sample(min(n_samples, _CHUNK))
+        for number in itertools.count():
+            # every pass draws the same, whatever else draws random numbers meanwhile
+            with torch.random.fork_rng():
+                torch.manual_seed(seed + number)
+                chunk = model.sample(min(n_samples, _CHUNK))
+            yield chunk
 
     return ActivationSource(n_samples, model.cfg.hidden_dim, description, chunks)
 
@@ -143,6 +156,7 @@ def from_model(
     model_name: str | None = None,
     text: str | None = None,
     device: str = "cpu",
+    trust_remote_code: bool = False,
 ) -> ActivationSource:
     """Activations of a language model at the SAE's hook, through SAELens' `ActivationsStore`.
 
@@ -177,8 +191,12 @@ def from_model(
     assert text is not None
     n_samples = n_samples or DEFAULT_N_SAMPLES
 
+    @cache
+    def load() -> HookedRootModule:
+        return load_shared_model([sae], model_name, device, trust_remote_code=trust_remote_code)[1]
+
     def chunks() -> Iterator[torch.Tensor]:
-        _, model = load_shared_model([sae], model_name, device)
+        model = load()
         store = text_store(sae, model, text, device, n_samples)
         while True:
             yield store.get_filtered_llm_batch().flatten(0, -2).cpu()

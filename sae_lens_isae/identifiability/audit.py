@@ -12,13 +12,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from sae_lens import SAE
 from tqdm.auto import tqdm
 
 from sae_lens_isae.errors import InputError
-from sae_lens_isae.identifiability.activations import Activations, as_source
+from sae_lens_isae.identifiability.activations import Activations, as_source, non_zero_rows
+from sae_lens_isae.identifiability.comparable import check_comparable
 from sae_lens_isae.identifiability.dictionary import (
     Coherence,
     Health,
@@ -43,11 +45,12 @@ from sae_lens_isae.identifiability.verdict import (
     Assumption,
     assumptions,
     conclusion,
+    condition,
     joint_theorem,
 )
 from sae_lens_isae.solvers.codes import SparseCodes
 
-SCHEMA = "sae-lens-isae/audit/1"
+SCHEMA = "sae-lens-isae/audit/2"
 
 _CODE_BYTES = 2**28
 _MAX_BATCH = 1024
@@ -68,9 +71,17 @@ class Distribution:
     @classmethod
     def of(cls, values: Float[torch.Tensor, " n"]) -> Distribution:
         """Of one value or more."""
-        values = values.double().cpu()
-        median, p95, p99 = (float(torch.quantile(values, q)) for q in (0.5, 0.95, 0.99))
-        return cls(float(values.mean()), median, p95, p99, float(values.max()), len(values))
+        # torch.quantile refuses more than 2^24 values
+        found = values.double().cpu().numpy()
+        median, p95, p99 = (float(q) for q in np.quantile(found, (0.5, 0.95, 0.99)))
+        return cls(
+            mean=float(found.mean()),
+            median=median,
+            p95=p95,
+            p99=p99,
+            max=float(found.max()),
+            n=len(found),
+        )
 
 
 @dataclass(frozen=True)
@@ -113,6 +124,10 @@ class Audit:
     activations: str
     n_at_offset: int
     """Samples equal to the decoder's bias: they have no relative error and are left out."""
+    n_zero_rows: int
+    """All-zero activations, which are no tokens' and are left out."""
+    differences: list[str]
+    """How the SAEs audited together differ in what they are for."""
     error: Distribution
     """epsilon: |x - x_hat| / |x - b|."""
     norm_spread: float
@@ -142,7 +157,7 @@ class Audit:
     def to_dict(self) -> dict[str, Any]:
         """JSON data; infinite bounds become None."""
         data = asdict(self)
-        data["theorem"] |= _theorem_dict(self.theorem, self.code_norm.max)
+        data["theorem"] |= _theorem_dict(self.theorem, self.code_norm.max, self.diversity)
         return _finite(data)
 
 
@@ -165,20 +180,80 @@ def audit(
         seed: Of the random pairs.
 
     Raises:
-        ValueError: d_in differs, activations are empty or not finite, or no sample has an active
-            latent.
+        InputError: d_in differs, activations are empty or not finite, a number is not positive, or
+            no sample has an active latent.
     """
-    model = LinearModel(sae)
-    source = as_source(activations, model.d_in)
-    stream = _Stream(model, n_kept, n_supports)
-    size = max(1, min(_MAX_BATCH, _CODE_BYTES // (4 * model.d_sae)))
-    with tqdm(
-        total=source.n_samples, desc=f"Auditing {name}", unit="sample", leave=False
-    ) as progress:
+    found = audit_together(
+        {name: sae}, activations, n_kept=n_kept, n_supports=n_supports, seed=seed
+    )
+    return found[0]
+
+
+@torch.no_grad()
+def audit_together(
+    saes: Mapping[str, SAE[Any]],
+    activations: Activations,
+    *,
+    n_kept: int = 4096,
+    n_supports: int = 1024,
+    seed: int = 0,
+    force: bool = False,
+) -> list[Audit]:
+    """Measure several SAEs on the same activations, as a verdict on all of them needs.
+
+    Args:
+        force: Audit SAEs for different models or hooks together all the same.
+
+    Raises:
+        InputError: As `audit`; or the SAEs are for different activations, and `force` is off.
+    """
+    for setting, value in {"n_kept": n_kept, "n_supports": n_supports}.items():
+        if value < 1:
+            raise InputError(f"{setting} must be >= 1, got {value}")
+    if not saes:
+        raise InputError("no SAE was given")
+    differences = check_comparable(saes, force=force)
+    streams = {
+        name: _Stream(name, LinearModel(sae), n_kept, n_supports) for name, sae in saes.items()
+    }
+    sources = {name: as_source(activations, stream.model.d_in) for name, stream in streams.items()}
+    source = next(iter(sources.values()))
+    latents = sum(stream.model.d_sae for stream in streams.values())
+    size = max(1, min(_MAX_BATCH, _CODE_BYTES // (4 * latents)))
+    n_samples = 0
+    label = f"Auditing {', '.join(saes)}"
+    with tqdm(total=source.n_samples, desc=label, unit="sample", leave=False) as progress:
         for x in source.batches(size):
-            stream.add(x)
+            some = non_zero_rows(x)
+            n_samples += len(some)
+            if len(some):
+                for stream in streams.values():
+                    stream.add(some)
             progress.update(len(x))
-    codes, target = stream.kept(name)
+    if not n_samples:
+        raise InputError(f"{source.description}: all {source.n_samples} activations are zero")
+    about = _About(
+        activations=source.description,
+        n_samples=n_samples,
+        n_zero_rows=source.n_samples - n_samples,
+        differences=differences,
+    )
+    return [_conclude(stream, about, n_supports, seed) for stream in streams.values()]
+
+
+@dataclass(frozen=True)
+class _About:
+    """What the SAEs of an audit were measured on."""
+
+    activations: str
+    n_samples: int
+    n_zero_rows: int
+    differences: list[str]
+
+
+def _conclude(stream: _Stream, about: _About, n_supports: int, seed: int) -> Audit:
+    model = stream.model
+    codes, target = stream.kept()
     generator = torch.Generator().manual_seed(seed)
     supports = Supports.of_codes(codes)
     # an even split into two random halves: each sample at most once
@@ -209,14 +284,12 @@ def audit(
         zeta=norm.max if diverse.zeta is None else diverse.zeta,
         k=k,
     )
-    coherence = measure_coherence(model, k)
     return Audit(
-        name=name,
+        name=stream.name,
         architecture=model.cfg.architecture(),
         d_in=model.d_in,
         d_sae=model.d_sae,
-        n_samples=source.n_samples,
-        activations=source.description,
+        **vars(about),
         n_at_offset=stream.n_at_offset,
         error=error,
         norm_spread=norm_spread,
@@ -228,10 +301,12 @@ def audit(
         diversity=diverse,
         least_squares=least_squares,
         least_squares_gain=float(gain.mean()),
-        coherence=coherence,
+        coherence=measure_coherence(model, k),
         self_consistency=stream.self_consistency(),
         health=measure_health(model, stream.counts),
-        assumptions=assumptions(theorem, pairs, rich, diverse, least_squares, norm_spread),
+        assumptions=assumptions(
+            theorem, pairs, rich, diverse, least_squares, norm_spread, about.n_samples
+        ),
         theorem=theorem,
     )
 
@@ -240,7 +315,8 @@ def audits_to_dict(audits: Sequence[Audit]) -> dict[str, Any]:
     """JSON data of one or more audits and what the theorem says of them together."""
     theorem = joint_theorem(audits)
     largest = max(a.code_norm.max for a in audits)
-    joint = asdict(theorem) | _theorem_dict(theorem, largest)
+    diversities = [a.diversity for a in audits]
+    joint = asdict(theorem) | _theorem_dict(theorem, largest, *diversities)
     return {
         "schema": SCHEMA,
         "saes": [a.to_dict() for a in audits],
@@ -252,8 +328,9 @@ def audits_to_dict(audits: Sequence[Audit]) -> dict[str, Any]:
 class _Stream:
     """One pass over the activations."""
 
-    def __init__(self, model: LinearModel, n_kept: int, n_supports: int) -> None:
-        self._model = model
+    def __init__(self, name: str, model: LinearModel, n_kept: int, n_supports: int) -> None:
+        self.name = name
+        self.model = model
         self.counts = LatentCounts(model.d_sae)
         self.n_at_offset = 0
         self._n_kept = n_kept
@@ -266,14 +343,14 @@ class _Stream:
         }
 
     def add(self, x: Float[torch.Tensor, "batch d_in"]) -> None:
-        x = x.to(self._model.device)
-        code = self._model.encode(x)
+        x = x.to(self.model.device)
+        code = self.model.encode(x)
         self.counts.add(code.codes)
         norm = (x - code.offset).norm(dim=-1)
         there = norm > 0
         self.n_at_offset += int((~there).sum())
-        x_hat = self._model.decode(code.codes, code.offset)
-        again = self._model.encode(x_hat).codes - code.codes
+        x_hat = self.model.decode(code.codes, code.offset)
+        again = self.model.encode(x_hat).codes - code.codes
         active = code.codes != 0
         size = code.codes.norm(dim=-1)
         moved = again.norm(dim=-1), (again * active).norm(dim=-1)
@@ -294,7 +371,7 @@ class _Stream:
             self._codes.append(kept)
             self._targets.append((x - code.offset)[rows] / norm[rows, None])
         missing = self._n_proxies - sum(map(len, self._proxies))
-        proxies = self._model.proxy_supports(code, missing) if missing > 0 else None
+        proxies = self.model.proxy_supports(code, missing) if missing > 0 else None
         if proxies is not None:
             self._proxies.append(proxies)
 
@@ -306,23 +383,11 @@ class _Stream:
         indices = torch.cat(self._proxies)
         return Supports(indices, torch.ones_like(indices, dtype=torch.bool))
 
-    def kept(self, name: str) -> tuple[SparseCodes, Float[torch.Tensor, "kept d_in"]]:
+    def kept(self) -> tuple[SparseCodes, Float[torch.Tensor, "kept d_in"]]:
         """Codes and targets at |x - b| = 1."""
         if not self._codes:
-            raise InputError(f"{name}: no sample has an active latent")
-        width = max(c.indices.shape[1] for c in self._codes)
-
-        def widened(values: torch.Tensor) -> torch.Tensor:
-            return torch.nn.functional.pad(values, (0, width - values.shape[1]))
-
-        return (
-            SparseCodes(
-                torch.cat([widened(c.indices) for c in self._codes]),
-                torch.cat([widened(c.values) for c in self._codes]),
-                self._model.d_sae,
-            ),
-            torch.cat(self._targets),
-        )
+            raise InputError(f"{self.name}: no sample has an active latent")
+        return SparseCodes.concatenate(self._codes), torch.cat(self._targets)
 
     def distributions(self) -> tuple[Distribution, Distribution, Distribution]:
         """Relative error, L0, and norm of the codes."""
@@ -338,7 +403,7 @@ class _Stream:
     def self_consistency(self) -> SelfConsistency:
         moved = self._distribution("moved")
         inside = self._distribution("moved_in_support")
-        lipschitz = lipschitz_constant(self._model)
+        lipschitz = lipschitz_constant(self.model)
         bound = None if lipschitz is None or lipschitz == 0 else inside.mean / lipschitz
         return SelfConsistency(moved, inside, lipschitz, bound)
 
@@ -353,12 +418,12 @@ def _conditioning(model: LinearModel, supports: Supports) -> Conditioning:
     )
 
 
-def _theorem_dict(theorem: Theorem, largest_code: float) -> dict[str, Any]:
+def _theorem_dict(theorem: Theorem, largest_code: float, *diversities: Diversity) -> dict[str, Any]:
     return {
         "alpha": theorem.alpha,
         "eta": theorem.eta,
         "largest_epsilon": theorem.largest_epsilon,
-        "holds": theorem.holds,
+        "condition": condition(theorem, *diversities),
         "proof_holds": theorem.proof_holds,
         "dictionary_bound": theorem.dictionary_bound,
         "dictionary_bound_is_vacuous": theorem.dictionary_bound_is_vacuous,

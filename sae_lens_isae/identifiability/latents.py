@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from sae_lens_isae.identifiability.matching import DictionaryMatch
 
@@ -56,18 +56,23 @@ class PairCounts:
 def latent_table(
     saes: Mapping[str, LatentCounts],
     pairs: Mapping[tuple[str, str], PairCounts],
+    is_zero: Mapping[str, Bool[torch.Tensor, " d_sae"]],
     found_cosine: float,
 ) -> pd.DataFrame:
     """One row per SAE and latent.
 
-    Columns: `sae`, `latent`; `firing_rate`; `mean_magnitude` of the code where active; `n_found`,
-    in how many other SAEs the matched atom has cosine `found_cosine` or more, after its sign;
+    Columns: `sae`, `latent`; `zero_atom`, whose latents are found nowhere; `firing_rate`;
+    `mean_magnitude` of the code where active; `n_found`, in how many other SAEs the matched atom
+    has cosine `found_cosine` or more, after its sign;
     `mean_cosine` and `min_cosine` over the other SAEs; `mean_code_iou`; and for every other SAE X
     `match_X` (its latent, -1 without partner), `sign_X`, `cosine_X`, `code_iou_X` (samples in
     which both are active over those in which one is) and `code_cosine_X` (cosine of the two
     latents' codes over the samples). Agreement of codes is missing where neither latent was active.
     """
-    tables = [_table_of(name, counts, saes, pairs, found_cosine) for name, counts in saes.items()]
+    tables = [
+        _table_of(name, counts, saes, pairs, is_zero[name], found_cosine)
+        for name, counts in saes.items()
+    ]
     return pd.concat(tables, ignore_index=True)
 
 
@@ -76,6 +81,7 @@ def _table_of(
     counts: LatentCounts,
     saes: Mapping[str, LatentCounts],
     pairs: Mapping[tuple[str, str], PairCounts],
+    is_zero: Bool[torch.Tensor, " d_sae"],
     found_cosine: float,
 ) -> pd.DataFrame:
     d_sae = len(counts.active)
@@ -114,6 +120,7 @@ def _table_of(
         {
             "sae": name,
             "latent": np.arange(d_sae),
+            "zero_atom": is_zero.cpu().numpy(),
             "firing_rate": active / counts.n_samples,
             "mean_magnitude": counts.magnitude.numpy() / np.maximum(active, 1),
             "n_found": (cosine >= found_cosine).sum(0),

@@ -15,14 +15,25 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
-from sae_lens import SAE
+from jaxtyping import Bool, Float, Int
+from sae_lens import (
+    SAE,
+    BatchTopKTrainingSAE,
+    GatedSAE,
+    GatedTrainingSAE,
+    MatchingPursuitSAE,
+    MatchingPursuitTrainingSAE,
+    Transcoder,
+)
 from sae_lens.saes.abstopk_sae import AbsTopK
+from sae_lens.saes.temporal_sae import TemporalSAE
 
+from sae_lens_isae.architectures.isae_me import ISAEMESAE, ISAEMETrainingSAE
 from sae_lens_isae.errors import InputError
+from sae_lens_isae.identity import sae_identity
 from sae_lens_isae.ops.selection import select_largest
 from sae_lens_isae.ops.sparse import dense_codes
-from sae_lens_isae.solvers.codes import unit_atoms
+from sae_lens_isae.solvers.codes import atom_norms, unit_atoms
 
 
 @dataclass(frozen=True)
@@ -45,16 +56,16 @@ class LinearModel:
     """
 
     def __init__(self, sae: SAE[Any]) -> None:
-        d_in = sae.cfg.d_in
-        if getattr(sae.cfg, "d_out", d_in) != d_in or "transcoder" in sae.cfg.architecture():
-            raise InputError(f"architecture {sae.cfg.architecture()!r} does not rebuild its input")
-        if sae.cfg.architecture() == "temporal":
-            raise InputError("a temporal SAE encodes sequences, not single activations")
+        _check_form(sae)
         for name, weight in sae.named_parameters():
             # an infinite threshold switches a latent off, which is no defect
-            if name != "threshold" and not weight.isfinite().all():
-                raise InputError(f"{sae.cfg.architecture()} SAE: {name} holds NaN or Inf")
-        weights = sae.W_dec.detach()
+            bad = weight.isnan() if name in _THRESHOLDS else ~weight.float().isfinite()
+            if bad.any():
+                raise InputError(
+                    f"{sae.cfg.architecture()} SAE: {name} holds NaN or Inf in float32; the SAE is "
+                    "damaged, or its training diverged"
+                )
+        weights = sae.W_dec.detach().float()
         self.normalization: str = sae.cfg.normalize_activations
         if self.normalization not in ("none", "constant_norm_rescale", "layer_norm"):
             warnings.warn(
@@ -64,7 +75,7 @@ class LinearModel:
             )
         self.cfg = sae.cfg
         self.device = sae.device
-        self.d_in: int = d_in
+        self.d_in: int = sae.cfg.d_in
         self.d_sae: int = sae.cfg.d_sae
         # shares the parameters; only the two normalisation functions are its own
         self._sae = copy.copy(sae)
@@ -73,7 +84,21 @@ class LinearModel:
         if sae.hook_z_reshaping_mode:
             self._sae.turn_off_forward_pass_hook_z_reshaping()
         self.atoms: Float[torch.Tensor, "d_sae d_in"] = unit_atoms(weights)
-        self.atom_norm: Float[torch.Tensor, " d_sae"] = weights.float().norm(dim=-1)
+        self.atom_norm: Float[torch.Tensor, " d_sae"] = atom_norms(weights)
+        if not self.atom_norm.isfinite().all():
+            raise InputError(
+                f"{sae.cfg.architecture()} SAE: an atom of W_dec is too long for float32"
+            )
+
+    @cached_property
+    def identity(self) -> str:
+        """See `identity.sae_identity`."""
+        return sae_identity(self._sae)
+
+    @property
+    def is_zero(self) -> Bool[torch.Tensor, " d_sae"]:
+        """Latents whose atom is zero: they can do nothing."""
+        return self.atom_norm == 0
 
     @property
     def rescales(self) -> bool:
@@ -95,17 +120,6 @@ class LinearModel:
             return None
         hidden_pre = code.hidden_pre[:n_samples]
         return select_largest(hidden_pre, 2 * self.k, self.signed).indices
-
-    def tensors(self) -> list[torch.Tensor]:
-        """All weights of the SAE."""
-        return list(self._sae.state_dict().values())
-
-    def same_as(self, other: LinearModel) -> bool:
-        """Whether both have the same weights."""
-        mine, theirs = self._sae.state_dict(), other._sae.state_dict()
-        return mine.keys() == theirs.keys() and all(
-            torch.equal(mine[name], theirs[name].to(mine[name])) for name in mine
-        )
 
     @property
     def signed(self) -> bool:
@@ -138,14 +152,14 @@ class LinearModel:
     def encoder_weights(self) -> Float[torch.Tensor, "d_in d_sae"] | None:
         """W with codes = activation_fn(W (x - b) + bias) in units of unit-norm atoms; None for an
         architecture with another encoder."""
-        if self.cfg.architecture() in _OTHER_ENCODERS:
+        if isinstance(self._sae, _OTHER_ENCODERS):
             return None
         return self._sae.W_enc.detach().float() * self.atom_norm
 
     def _encode(
         self, x: Float[torch.Tensor, "batch d_in"]
     ) -> tuple[Float[torch.Tensor, "batch d_sae"], Float[torch.Tensor, "batch d_sae"] | None]:
-        if self.cfg.architecture() == "matching_pursuit":
+        if isinstance(self._sae, _WITHOUT_PRE_ACTIVATIONS):
             return dense_codes(self._sae.encode(x)).float(), None
         # training SAEs and isae_me say themselves what they rank, the others show it to their hook
         encode_all = getattr(self._sae, "encode_with_hidden_pre", None)
@@ -188,8 +202,31 @@ class LinearModel:
         return zero, one, one
 
 
-_OTHER_ENCODERS = ("isae_me", "gated", "matching_pursuit")
+_WITHOUT_PRE_ACTIVATIONS = (MatchingPursuitSAE, MatchingPursuitTrainingSAE)
+_OTHER_ENCODERS = (
+    ISAEMESAE,
+    ISAEMETrainingSAE,
+    GatedSAE,
+    GatedTrainingSAE,
+    *_WITHOUT_PRE_ACTIVATIONS,
+)
+_THRESHOLDS = ("threshold", "log_threshold")
 _LAYER_NORM_EPSILON = 1e-5
+
+
+def _check_form(sae: SAE[Any]) -> None:
+    """Refuse what is not x = D z + b for single activations."""
+    name = sae.cfg.architecture()
+    if isinstance(sae, BatchTopKTrainingSAE):
+        raise InputError(
+            f"the codes of a {name!r} training SAE depend on the other activations of the batch; "
+            "save it with save_inference_model and load that (SAELens makes it a JumpReLU SAE)"
+        )
+    d_out = getattr(sae.cfg, "d_out", sae.cfg.d_in)
+    if d_out != sae.cfg.d_in or isinstance(sae, Transcoder):
+        raise InputError(f"architecture {name!r} does not rebuild its input")
+    if isinstance(sae, TemporalSAE):
+        raise InputError("a temporal SAE encodes sequences, not single activations")
 
 
 def _unchanged(x: torch.Tensor) -> torch.Tensor:

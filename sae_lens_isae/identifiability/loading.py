@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from huggingface_hub.constants import HF_HUB_CACHE
 from huggingface_hub.errors import (
     EntryNotFoundError,
@@ -15,14 +18,19 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.file_download import repo_folder_name
 from sae_lens import SAE
-from sae_lens.constants import SAE_CFG_FILENAME
+from sae_lens.constants import SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME
+from sae_lens.loading.pretrained_sae_loaders import handle_config_defaulting
 from sae_lens.loading.pretrained_saes_directory import (
     get_pretrained_saes_directory,
     get_repo_id_and_folder_name,
 )
+from sae_lens.registry import SAE_CLASS_REGISTRY
+from safetensors import safe_open
 
-from sae_lens_isae.errors import InputError, MissingInputError
-from sae_lens_isae.sources import load_language_model
+from sae_lens_isae.errors import InputError, MissingInputError, explained, reason
+from sae_lens_isae.identifiability.linear_model import LinearModel
+from sae_lens_isae.identity import model_identity
+from sae_lens_isae.sources import check_hook, harmless_model_kwargs, load_language_model
 
 if TYPE_CHECKING:
     from transformer_lens.HookedRootModule import HookedRootModule
@@ -41,13 +49,39 @@ def load_sae(name: str, device: str = "cpu") -> SAE[Any]:
     pretrained = release_and_id(name)
     if pretrained is not None:
         return load_pretrained(*pretrained, device)
-    try:
-        return SAE.load_from_disk(name, device=device)
-    except KeyError as error:
+    return _load_folder(Path(name), device)
+
+
+def _load_folder(folder: Path, device: str) -> SAE[Any]:
+    config_file, weights_file = folder / SAE_CFG_FILENAME, folder / SAE_WEIGHTS_FILENAME
+    with explained(config_file, "is not the config of an SAE"):
+        config: Any = json.loads(config_file.read_text(encoding="utf-8"))
+        if not isinstance(config, dict):
+            raise InputError(f"{config_file} is not the config of an SAE: it holds no mapping")
+        architecture: Any = handle_config_defaulting(config).get("architecture")
+    if architecture not in SAE_CLASS_REGISTRY:
         raise InputError(
-            f"{name}: SAELens has no inference class for architecture {error}; load the exported "
-            "SAE (output_path), not a training checkpoint, or import the package that registers it"
-        ) from error
+            f"{folder}: SAELens has no inference class for architecture {architecture!r}; load the "
+            "exported SAE (output_path), not a training checkpoint, or import the package that "
+            "registers it"
+        )
+    if not weights_file.is_file():
+        raise MissingInputError(
+            f"{folder} has no {SAE_WEIGHTS_FILENAME}: the checkpoint is incomplete, copy the whole "
+            "folder or train again"
+        )
+    with explained(weights_file, "cannot be read", "copy it again"), safe_open(weights_file, "pt"):
+        pass
+    with explained(
+        folder,
+        f"cannot be loaded as {architecture!r}",
+        f"{SAE_CFG_FILENAME} and {SAE_WEIGHTS_FILENAME} must belong together and be as SAELens "
+        "saved them",
+    ):
+        sae = SAE.load_from_disk(folder, device=device)
+        # settings of a wrong kind, such as k = "3", show when they are used
+        LinearModel(sae).encode(torch.ones(1, sae.cfg.d_in))
+    return sae
 
 
 def release_and_id(name: str) -> tuple[str, str] | None:
@@ -88,36 +122,76 @@ def load_pretrained(release: str, sae_id: str, device: str = "cpu") -> SAE[Any]:
         ) from error
     except EntryNotFoundError as error:
         raise MissingInputError(f"{release}/{sae_id}: {error}") from error
+    except (ValueError, KeyError) as error:
+        raise InputError(
+            f"{release}/{sae_id} cannot be loaded: {reason(error)}; "
+            "`from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory`"
+            " lists releases and ids"
+        ) from error
 
 
 def load_shared_model(
-    saes: Sequence[SAE[Any]], model_name: str | None, device: str
-) -> tuple[str, HookedRootModule]:
-    """The model that SAEs were trained on, and its name, as their metadata say.
+    saes: Sequence[SAE[Any]],
+    model_name: str | None,
+    device: str,
+    *,
+    trust_remote_code: bool = False,
+) -> tuple[SharedModel, HookedRootModule]:
+    """The model that SAEs were trained on, and what it is, as their metadata say.
 
     Args:
         model_name: In place of the one in the metadata.
+        trust_remote_code: Let the metadata name code to run, and code that comes with the model
+            run.
 
     Raises:
-        ValueError: The metadata name several models, or none.
-        FileNotFoundError: The model cannot be loaded.
+        InputError: The metadata name several models, or none, or want code to run.
+        MissingInputError: The model cannot be loaded.
     """
-    metadata = saes[0].cfg.metadata
+    shared = find_shared_model(saes, model_name, trust_remote_code=trust_remote_code)
+    model = load_language_model(
+        shared.name,
+        shared.class_name,
+        device,
+        sorted({str(sae.cfg.metadata.hook_name) for sae in saes}),
+        shared.kwargs,
+    )
+    for sae in saes:
+        check_hook(model, str(sae.cfg.metadata.hook_name))
+    return shared, model
+
+
+@dataclass(frozen=True)
+class SharedModel:
+    """What is loaded for one or more SAEs."""
+
+    name: str
+    class_name: str
+    kwargs: dict[str, Any]
+
+    @property
+    def identity(self) -> str:
+        """See `identity.model_identity`."""
+        return model_identity(self.name, self.class_name, self.kwargs)
+
+
+def find_shared_model(
+    saes: Sequence[SAE[Any]], model_name: str | None, *, trust_remote_code: bool = False
+) -> SharedModel:
+    """Which model `load_shared_model` loads; its errors but those of loading."""
     names = {sae.cfg.metadata.model_name for sae in saes}
     if model_name is None and (len(names) > 1 or None in names):
         raise InputError(
             f"the SAEs' metadata name the models {sorted(map(str, names))}; say which one to run "
             "(--model)"
         )
-    name = model_name or str(metadata.model_name)
-    model = load_language_model(
-        name,
-        metadata.model_class_name or "HookedTransformer",
-        device,
-        sorted({str(sae.cfg.metadata.hook_name) for sae in saes}),
-        metadata.model_from_pretrained_kwargs,
+    metadata = saes[0].cfg.metadata
+    kwargs: Any = metadata.model_from_pretrained_kwargs
+    return SharedModel(
+        model_name or str(metadata.model_name),
+        str(metadata.model_class_name or "HookedTransformer"),
+        harmless_model_kwargs(kwargs, trust_remote_code=trust_remote_code),
     )
-    return name, model
 
 
 def labels(names: list[str]) -> list[str]:

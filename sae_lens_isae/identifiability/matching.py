@@ -11,7 +11,7 @@ from scipy.optimize import linear_sum_assignment
 
 from sae_lens_isae.errors import InputError
 from sae_lens_isae.identifiability.assignment import assign
-from sae_lens_isae.solvers.codes import inner_products
+from sae_lens_isae.solvers.codes import inner_products, unit_atoms
 
 _DENSE_UP_TO = 4096
 """Larger dictionaries are matched on their best candidates; scipy's dense solver takes cubic time
@@ -26,7 +26,8 @@ _TOLERANCE, _LARGE_TOLERANCE = 1e-6, 1e-5
 class DictionaryMatch:
     """A one-to-one matching: atom `index_a[i]` of A goes with `sign[i] *` atom `index_b[i]` of B.
 
-    It has as many pairs as the smaller dictionary has atoms, ordered by `index_a`.
+    It has as many pairs as the smaller dictionary has atoms that are not zero, ordered by
+    `index_a`. Zero atoms have no direction and no partner.
     """
 
     index_a: Int[torch.Tensor, " pairs"]
@@ -54,31 +55,36 @@ def match_dictionaries(
 ) -> DictionaryMatch:
     """Match two dictionaries one to one by the largest total |cosine| (Hungarian algorithm).
 
-    Atoms need not have unit norm; an all-zero atom has cosine 0 with everything. Dictionaries of
-    different size are matched on the smaller one. Cosines are computed where the dictionaries are,
-    in blocks; the result lies on the CPU. Above 4,096 atoms an exact solver works on the best
-    candidates of each atom, and `gap` certifies how far from the best the result can be.
+    Atoms need not have unit norm; zero atoms are left out. Dictionaries of different size are
+    matched on the smaller one. Where atoms repeat, several matchings are equally good (see `ties`).
+    Cosines are computed where the dictionaries are, in blocks; the result lies on the CPU. Above
+    4,096 atoms an exact solver works on the best candidates of each atom, and `gap` certifies how
+    far from the best the result can be.
 
     Args:
         signed: Maximise the cosine itself, with all signs +1: what Song et al. 2025 average as the
             pairwise mean correlation coefficient (MCC).
 
     Raises:
-        ValueError: The atoms have different dimensions, or hold NaN or Inf.
+        InputError: The atoms have different dimensions, hold NaN or Inf, or are all zero.
     """
     if W_dec_a.ndim != 2 or W_dec_b.ndim != 2 or W_dec_a.shape[1] != W_dec_b.shape[1]:
         raise InputError(
             "dictionaries must be [d_sae, d_in] with the same d_in, got shapes "
             f"{tuple(W_dec_a.shape)} and {tuple(W_dec_b.shape)}"
         )
-    atoms_a = torch.nn.functional.normalize(W_dec_a.detach().float(), dim=-1)
-    atoms_b = torch.nn.functional.normalize(W_dec_b.detach().to(atoms_a), dim=-1)
+    atoms_a = unit_atoms(W_dec_a.float())
+    atoms_b = unit_atoms(W_dec_b.to(atoms_a))
     if not (atoms_a.isfinite().all() and atoms_b.isfinite().all()):
         raise InputError("a dictionary holds NaN or Inf")
-    if len(atoms_a) <= len(atoms_b):
-        index_a, index_b, gap = _matched_rows(atoms_a, atoms_b, signed)
+    there_a, there_b = ((atoms != 0).any(-1).nonzero()[:, 0] for atoms in (atoms_a, atoms_b))
+    if not len(there_a) or not len(there_b):
+        raise InputError("all atoms of a dictionary are zero")
+    if len(there_a) <= len(there_b):
+        index_a, index_b, gap = _matched_rows(atoms_a[there_a], atoms_b[there_b], signed)
     else:
-        index_b, index_a, gap = _matched_rows(atoms_b, atoms_a, signed)
+        index_b, index_a, gap = _matched_rows(atoms_b[there_b], atoms_a[there_a], signed)
+    index_a, index_b = there_a.cpu()[index_a], there_b.cpu()[index_b]
     order = index_a.argsort()
     index_a, index_b = index_a[order], index_b[order]
     cosine = (atoms_a[index_a] * atoms_b[index_b]).sum(-1).cpu()
@@ -95,47 +101,17 @@ def _matched_rows(
         cosine = (few @ many.T).cpu().numpy()
         rows, columns = linear_sum_assignment(cosine if signed else np.abs(cosine), maximize=True)
         return torch.from_numpy(rows), torch.from_numpy(columns), 0.0
-    # all-zero atoms are equally bad partners for every atom: ties by the thousand, with nothing to
-    # choose; only where cosines can be negative can it matter who gets one
-    rows = _useful(few, signed)
-    columns = _useful(many, signed)
-    swap = len(rows) > len(columns)
-    atoms_of_rows, atoms_of_columns = (
-        (many[columns], few[rows]) if swap else (few[rows], many[columns])
-    )
 
     def scores(chosen: Int[torch.Tensor, " chosen"]) -> Float[torch.Tensor, "chosen columns"]:
-        cosine = inner_products(atoms_of_rows[chosen.to(few.device)], atoms_of_columns)
+        cosine = inner_products(few[chosen.to(few.device)], many)
         return cosine if signed else cosine.abs_()
 
     found = assign(
         scores,
-        len(atoms_of_rows),
-        len(atoms_of_columns),
+        len(few),
+        len(many),
         floor=-1.0 if signed else 0.0,
         tolerance=_TOLERANCE if len(many) <= _QUICK_UP_TO else _LARGE_TOLERANCE,
     )
-    if swap:
-        pairs = torch.stack([rows[found.columns], columns[: len(found.columns)]])
-    else:
-        pairs = torch.stack([rows, columns[found.columns]])
-    pairs = torch.cat([pairs, _leftovers(pairs, len(few), len(many))], 1)
-    return pairs[0], pairs[1], max(0.0, found.bound - found.total) / len(few)
-
-
-def _useful(atoms: Float[torch.Tensor, "d_sae d_in"], signed: bool) -> Int[torch.Tensor, " useful"]:
-    if signed:
-        return torch.arange(len(atoms))
-    return (atoms != 0).any(-1).nonzero()[:, 0].cpu()
-
-
-def _leftovers(
-    pairs: Int[torch.Tensor, "2 pairs"], n_few: int, n_many: int
-) -> Int[torch.Tensor, "2 rest"]:
-    """Pairs in order of index of those of the smaller dictionary that have no partner yet."""
-    rest: list[torch.Tensor] = []
-    for used, n in ((pairs[0], n_few), (pairs[1], n_many)):
-        free = torch.ones(n, dtype=torch.bool)
-        free[used] = False
-        rest.append(free.nonzero()[: n_few - pairs.shape[1], 0])
-    return torch.stack(rest)
+    gap = max(0.0, found.bound - found.total) / len(few)
+    return torch.arange(len(few)), found.columns, gap

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -22,54 +22,36 @@ import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from sae_lens import SAE
-from scipy.stats import bootstrap
 from tqdm.auto import tqdm
 
 from sae_lens_isae.errors import InputError
-from sae_lens_isae.identifiability.activations import Activations, ActivationSource, as_source
+from sae_lens_isae.identifiability.activations import (
+    Activations,
+    ActivationSource,
+    as_source,
+    non_zero_rows,
+)
+from sae_lens_isae.identifiability.code_agreement import (
+    CONFIDENCE,
+    CodeAgreement,
+    CodeComparison,
+)
+from sae_lens_isae.identifiability.comparable import check_comparable
 from sae_lens_isae.identifiability.latents import LatentCounts, PairCounts, latent_table
 from sae_lens_isae.identifiability.linear_model import LinearCode, LinearModel
 from sae_lens_isae.identifiability.matching import DictionaryMatch, match_dictionaries
+from sae_lens_isae.identifiability.ties import Directions, TieBreaker, directions
 from sae_lens_isae.losses.arip import ARIPMeasurement
-from sae_lens_isae.solvers import omp
+from sae_lens_isae.solvers import SparseCodes, omp
 
-SCHEMA = "sae-lens-isae/pairwise/1"
+SCHEMA = "sae-lens-isae/pairwise/2"
 """Written into the JSON; the number grows when a field changes its meaning or goes away."""
 
 _CODE_BYTES = 2**29
 """Dense codes of all SAEs for one batch take no more than this."""
 _MAX_BATCH = 1024
 _MAX_ORACLE_K = 256
-"""OMP with more atoms than this takes hours and hardly deserves the name sparse."""
-_N_RESAMPLES = 999
-_CONFIDENCE = 0.95
-_N_BINS = 20
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean over activations with its bootstrap confidence interval (95%, percentile).
-
-    The interval treats activations as independent draws; tokens of one text are not quite that.
-    It is None for a single activation.
-    """
-
-    value: float
-    low: float | None
-    high: float | None
-
-
-@dataclass(frozen=True)
-class CodeAgreement:
-    """How far the codes of two SAEs agree after matching."""
-
-    iou: Estimate
-    """Mean over samples of |S & S'| / |S | S'| of the supports; 1 where both are empty."""
-    l2: Estimate
-    """Mean over samples of |z - Pi z'|, over the mean code norm of both SAEs."""
-    n_samples: int
-    iou_histogram: list[int] = field(repr=False)
-    """Number of samples in each of 20 equal bins of IoU from 0 to 1."""
+"""OMP with more atoms than this takes hours, and its codes are no longer sparse."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +73,7 @@ class PairIdentifiability:
     """With orthogonal matching pursuit on both dictionaries; None where it was left out."""
     n_unmatched: int
     """Latents of the larger SAE without partner; where active they count as disagreement."""
-    same_weights: bool
+    same_sae: bool
     """The same SAE given twice: it agrees with itself by construction."""
     match: DictionaryMatch = field(repr=False)
     """Of the SAEs' own codes."""
@@ -114,7 +96,9 @@ class SAESummary:
     n_dead: int
     """Latents that no sample activates."""
     n_zero_atoms: int
-    """Latents whose atom is zero: they can do nothing."""
+    """Latents whose atom is zero: they can do nothing, and are not matched."""
+    n_repeated: int
+    """Latents whose atom has the direction of an earlier one, up to sign."""
     oracle_k: str | None
     """Atoms per sample that the oracle takes, or why there is none."""
 
@@ -130,20 +114,26 @@ class PairwiseReport:
     n_samples: int
     activations: str
     found_cosine: float
+    n_zero_rows: int
+    """All-zero activations, which are no tokens' and are left out."""
+    differences: list[str]
+    """How the SAEs differ in what they are for."""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON data, without the table of latents."""
         pairs: list[dict[str, Any]] = []
         for pair in self.pairs:
             row = {k: v for k, v in vars(pair).items() if k not in ("match", "sae", "oracle")}
-            row["sae"] = asdict(pair.sae)
-            row["oracle"] = None if pair.oracle is None else asdict(pair.oracle)
+            row["sae"] = pair.sae.to_dict()
+            row["oracle"] = None if pair.oracle is None else pair.oracle.to_dict()
             pairs.append(row)
         return {
             "schema": SCHEMA,
             "activations": self.activations,
             "n_samples": self.n_samples,
-            "confidence": _CONFIDENCE,
+            "n_zero_rows": self.n_zero_rows,
+            "differences": self.differences,
+            "confidence": CONFIDENCE,
             "found_cosine": self.found_cosine,
             "saes": [asdict(sae) for sae in self.saes],
             "pairs": pairs,
@@ -159,11 +149,13 @@ def pairwise_identifiability(
     oracle_k: int | None = None,
     found_cosine: float = 0.9,
     seed: int = 0,
+    force: bool = False,
 ) -> PairwiseReport:
     """Compare all pairs of two or more SAEs on the same activations. Any SAELens SAEs will do.
 
     Codes are compared in the space of the activations, as if every atom had unit norm. Activations
-    are read once and in batches; each SAE encodes on its own device.
+    are read in batches, once, or twice where a dictionary repeats atoms; each SAE encodes on its
+    own device.
 
     Args:
         saes: By name, or in a list (then named by their position).
@@ -173,14 +165,17 @@ def pairwise_identifiability(
             as its own encoder uses on that sample.
         found_cosine: A latent counts as found in another SAE from this cosine on, after its sign.
         seed: Of the bootstrap.
+        force: Compare SAEs for different models or hooks all the same.
 
     Raises:
-        ValueError: Fewer than two SAEs, d_in differs, activations are empty, misshapen or not
-            finite, an SAE holds NaN, or oracle_k exceeds a dictionary.
+        InputError: Fewer than two SAEs, SAEs for different activations, d_in differs, activations
+            are empty, misshapen or not finite, an SAE holds NaN, or a setting is out of range.
     """
     named = dict(saes) if isinstance(saes, Mapping) else {str(i): s for i, s in enumerate(saes)}
     if len(named) < 2:
         raise InputError(f"pairwise compares two or more SAEs, got {len(named)}")
+    check_settings(n_oracle_samples, oracle_k, found_cosine)
+    differences = check_comparable(named, force=force)
     models = {name: LinearModel(sae) for name, sae in named.items()}
     dimensions = {model.d_in for model in models.values()}
     if len(dimensions) > 1:
@@ -188,30 +183,75 @@ def pairwise_identifiability(
     source = as_source(activations, dimensions.pop())
     if oracle_k is not None and oracle_k > min(m.d_sae for m in models.values()):
         raise InputError(f"oracle_k = {oracle_k} exceeds the latents of an SAE")
+    runs = {name: _Run(name, model, oracle_k) for name, model in models.items()}
     pairs = [
-        _Pair(a, b, models[a], models[b])
+        _Pair(runs[a], runs[b])
         for a, b in tqdm(
-            list(itertools.combinations(models, 2)),
+            list(itertools.combinations(runs, 2)),
             desc="Matching dictionaries",
             unit="pair",
             disable=len(models) < 3,
         )
     ]
-    runs = {name: _Run(name, model, oracle_k) for name, model in models.items()}
-    _stream(source, runs, pairs, n_oracle_samples)
+    _break_ties(source, runs, [pair for pair in pairs if pair.tie_breaker.is_needed])
+    n_samples = _stream(source, runs, pairs, n_oracle_samples)
     rng = np.random.default_rng(seed)
     return PairwiseReport(
         saes=[run.summary(n_oracle_samples) for run in runs.values()],
         pairs=[pair.result(rng) for pair in pairs],
         latents=latent_table(
             {name: run.counts for name, run in runs.items()},
-            {(pair.a, pair.b): pair.latents for pair in pairs},
+            {(pair.a.name, pair.b.name): pair.latents for pair in pairs},
+            {name: run.model.is_zero for name, run in runs.items()},
             found_cosine,
         ),
-        n_samples=source.n_samples,
+        n_samples=n_samples,
         activations=source.description,
         found_cosine=found_cosine,
+        n_zero_rows=source.n_samples - n_samples,
+        differences=differences,
     )
+
+
+def check_settings(n_oracle_samples: int, oracle_k: int | None, found_cosine: float) -> None:
+    """Refuse settings of `pairwise_identifiability` that are out of range.
+
+    Raises:
+        InputError: One is.
+    """
+    if n_oracle_samples < 0:
+        raise InputError(f"oracle_samples must be >= 0, got {n_oracle_samples}")
+    if oracle_k is not None and oracle_k < 1:
+        raise InputError(f"oracle_k must be >= 1, got {oracle_k}; oracle_samples 0 leaves it out")
+    if not 0 <= found_cosine <= 1:
+        raise InputError(f"found must be a cosine between 0 and 1, got {found_cosine}")
+
+
+def _batches(
+    source: ActivationSource, runs: Mapping[str, _Run], description: str
+) -> Iterator[Float[torch.Tensor, "batch d_in"]]:
+    """The activations but all-zero ones, in batches whose dense codes fit in memory."""
+    latents = sum(run.model.d_sae for run in runs.values())
+    size = max(1, min(_MAX_BATCH, _CODE_BYTES // (4 * latents)))
+    with tqdm(total=source.n_samples, desc=description, unit="sample", leave=False) as progress:
+        for x in source.batches(size):
+            some = non_zero_rows(x)
+            if len(some):
+                yield some
+            progress.update(len(x))
+
+
+def _break_ties(source: ActivationSource, runs: dict[str, _Run], pairs: list[_Pair]) -> None:
+    """A pass of its own: how codes agree is measured under a matching that is settled."""
+    if not pairs:
+        return
+    some = {run.name: run for pair in pairs for run in (pair.a, pair.b)}
+    for x in _batches(source, runs, "Matching repeated atoms"):
+        codes = {name: run.model.encode(x).codes for name, run in some.items()}
+        for pair in pairs:
+            pair.tie_breaker.add(codes[pair.a.name], codes[pair.b.name])
+    for pair in pairs:
+        pair.settle()
 
 
 def _stream(
@@ -219,36 +259,23 @@ def _stream(
     runs: dict[str, _Run],
     pairs: list[_Pair],
     n_oracle_samples: int,
-) -> None:
-    """One pass over the activations: every SAE encodes a batch once, for all its pairs."""
-    latents = sum(run.model.d_sae for run in runs.values())
-    size = max(1, min(_MAX_BATCH, _CODE_BYTES // (4 * latents)))
+) -> int:
+    """One pass over the activations: every SAE encodes a batch once, for all its pairs. Returns
+    the number of activations that are not zero."""
     left = n_oracle_samples
-    with tqdm(
-        total=source.n_samples, desc="Comparing codes", unit="sample", leave=False
-    ) as progress:
-        for x in source.batches(size):
-            codes = {name: run.encode(x) for name, run in runs.items()}
-            for pair in pairs:
-                pair.sae.add(codes[pair.a].codes, codes[pair.b].codes)
-                pair.latents.add(codes[pair.a].codes, codes[pair.b].codes)
-            if left > 0:
-                _compare_oracles(x[:left], codes, runs, pairs)
-                left -= len(x)
-            progress.update(len(x))
-
-
-def _compare_oracles(
-    x: Float[torch.Tensor, "batch d_in"],
-    codes: dict[str, LinearCode],
-    runs: dict[str, _Run],
-    pairs: list[_Pair],
-) -> None:
-    found = {name: run.oracle(x, codes[name]) for name, run in runs.items()}
-    for pair in pairs:
-        of_a, of_b = found[pair.a], found[pair.b]
-        if of_a is not None and of_b is not None:
-            pair.oracle.add(of_a, of_b)
+    n_samples = 0
+    for x in _batches(source, runs, "Comparing codes"):
+        n_samples += len(x)
+        codes = {name: run.encode(x) for name, run in runs.items()}
+        for pair in pairs:
+            pair.add(codes[pair.a.name].codes, codes[pair.b.name].codes)
+        if left > 0:
+            for name, run in runs.items():
+                run.add_oracle(x[:left], codes[name])
+            left -= len(x)
+    if not n_samples:
+        raise InputError(f"{source.description}: all {source.n_samples} activations are zero")
+    return n_samples
 
 
 class _Run:
@@ -258,6 +285,8 @@ class _Run:
         self.name = name
         self.model = model
         self.counts = LatentCounts(model.d_sae)
+        self._directions: dict[bool, Directions] = {}
+        self.oracle_codes: list[SparseCodes] = []
         self._oracle_k = oracle_k
         self._no_oracle: str | None = None
         self._error = 0.0
@@ -265,13 +294,18 @@ class _Run:
         self._n = 0
         self._n_supports = 0
 
+    def directions(self, *, up_to_sign: bool) -> Directions:
+        """Which atoms repeat."""
+        if up_to_sign not in self._directions:
+            self._directions[up_to_sign] = directions(self.model.atoms, up_to_sign=up_to_sign)
+        return self._directions[up_to_sign]
+
     def encode(self, x: Float[torch.Tensor, "batch d_in"]) -> LinearCode:
         code = self.model.encode(x)
         x = x.to(self.model.device)
         self.counts.add(code.codes)
-        energy = x.square().sum(-1)
         error = (x - self.model.decode(code.codes, code.offset)).square().sum(-1)
-        self._error += torch.where(energy > 0, error / energy, 0.0).sum().item()
+        self._error += (error / x.square().sum(-1)).sum().item()
         self._n += len(x)
         # exact eigenvalues are costly and settle quickly
         missing = _MAX_BATCH - self._n_supports
@@ -282,27 +316,26 @@ class _Run:
             self._n_supports += len(supports)
         return code
 
-    def oracle(
-        self, x: Float[torch.Tensor, "batch d_in"], code: LinearCode
-    ) -> Float[torch.Tensor, "batch d_sae"] | None:
-        """Codes by OMP on this dictionary, with as many atoms as the SAE uses."""
+    def add_oracle(self, x: Float[torch.Tensor, "batch d_in"], code: LinearCode) -> None:
+        """Code by OMP on this dictionary, with as many atoms as the SAE uses."""
         if self._no_oracle is not None:
-            return None
+            return
         n = len(x)
         k: int | Int[torch.Tensor, " batch"] | None = self._oracle_k or self.model.k
         if k is None:
             k = (code.codes[:n] != 0).sum(-1).cpu()
             if k.max() > _MAX_ORACLE_K:
                 self._no_oracle = f"none: {int(k.max())} active latents, give oracle_k"
+                self.oracle_codes = []
                 warnings.warn(
                     f"{self.name}: up to {int(k.max())} latents are active, too many for the "
                     f"oracle; give oracle_k (--oracle-k) to have one",
                     stacklevel=2,
                 )
-                return None
+                return
         offset = code.offset[:n] if len(code.offset) > 1 else code.offset
         target = x.to(self.model.device) - offset
-        return omp(target, self.model.atoms, k).to_dense()
+        self.oracle_codes.append(omp(target, self.model.atoms, k))
 
     def summary(self, n_oracle_samples: int) -> SAESummary:
         oracle_k = self._no_oracle
@@ -317,7 +350,8 @@ class _Run:
             mse=self._error / self._n,
             r_arip=self._r_arip / self._n_supports if self._n_supports else None,
             n_dead=int((self.counts.active == 0).sum()),
-            n_zero_atoms=int((self.model.atom_norm == 0).sum()),
+            n_zero_atoms=int(self.model.is_zero.sum()),
+            n_repeated=self.directions(up_to_sign=self.model.signed).n_repeated,
             oracle_k=oracle_k,
         )
 
@@ -325,107 +359,81 @@ class _Run:
 class _Pair:
     """Two SAEs: their matching, and what the stream of activations says about it."""
 
-    def __init__(self, a: str, b: str, model_a: LinearModel, model_b: LinearModel) -> None:
+    def __init__(self, a: _Run, b: _Run) -> None:
         self.a, self.b = a, b
-        self._up_to_sign = match_dictionaries(model_a.atoms, model_b.atoms)
-        self._by_cosine = match_dictionaries(model_a.atoms, model_b.atoms, signed=True)
+        self._same = a.model.identity == b.model.identity
         # where codes have no signs, a latent and its opposite never fire for the same thing
-        signed = model_a.signed or model_b.signed
-        self.match = self._up_to_sign if signed else self._by_cosine
-        self.sae = _Samples(self.match)
-        self.oracle = _Samples(self._up_to_sign)
+        self._signed_codes = a.model.signed or b.model.signed
+        self._up_to_sign = self._match(signed=False)
+        self._by_cosine = self._match(signed=True)
+        self.match = self._up_to_sign if self._signed_codes else self._by_cosine
+        self.tie_breaker = self._tie_breaker(self.match, signed=not self._signed_codes)
+        self._codes = CodeComparison(self.match)
         self.latents = PairCounts(self.match)
-        self._n_unmatched = abs(model_a.d_sae - model_b.d_sae)
-        self._same = model_a.same_as(model_b)
-        if self._n_unmatched:
+        there = [run.model.d_sae - int(run.model.is_zero.sum()) for run in (a, b)]
+        self._n_unmatched = abs(there[0] - there[1])
+        if a.model.d_sae != b.model.d_sae:
             warnings.warn(
-                f"{a} and {b}: dictionaries of {model_a.d_sae} and {model_b.d_sae} latents are "
-                f"matched on the smaller one; {self._n_unmatched} latents of the larger have no "
-                "partner",
+                f"{a.name} and {b.name}: dictionaries of {a.model.d_sae} and {b.model.d_sae} "
+                f"latents are matched on the smaller one; {self._n_unmatched} latents of the "
+                "larger have no partner",
                 stacklevel=2,
             )
 
-    def result(self, rng: np.random.Generator) -> PairIdentifiability:
-        own = self.sae.agreement(rng)
-        assert own is not None
-        return PairIdentifiability(
-            a=self.a,
-            b=self.b,
-            dcs=self._up_to_sign.dcs,
-            dcs_gap=self._up_to_sign.gap,
-            signed_mcc=self._by_cosine.dcs,
-            sae=own,
-            oracle=self.oracle.agreement(rng),
-            n_unmatched=self._n_unmatched,
-            same_weights=self._same,
-            match=self.match,
-        )
-
-
-class _Samples:
-    """IoU, distance and norm of every sample: what the means and their bootstrap need."""
-
-    def __init__(self, match: DictionaryMatch) -> None:
-        self._match = match
-        self._iou: list[torch.Tensor] = []
-        self._distance: list[torch.Tensor] = []
-        self._norm: list[torch.Tensor] = []
+    def settle(self) -> None:
+        """Take the matching that the tie breaker chose; before any code is compared."""
+        self.match = self.tie_breaker.resolve()
+        self._codes = CodeComparison(self.match)
+        self.latents = PairCounts(self.match)
 
     def add(
         self, a: Float[torch.Tensor, "batch d_sae_a"], b: Float[torch.Tensor, "batch d_sae_b"]
     ) -> None:
-        b = b.to(a.device)
-        index_a, index_b = self._match.index_a.to(a.device), self._match.index_b.to(a.device)
-        paired_a = a[:, index_a]
-        paired_b = b[:, index_b] * self._match.sign.to(a.device)
-        both = ((paired_a != 0) & (paired_b != 0)).sum(-1)
-        either = (a != 0).sum(-1) + (b != 0).sum(-1) - both
-        self._iou.append(torch.where(either > 0, both / either.clamp_min(1), 1.0).cpu())
-        distance = (paired_a - paired_b).square().sum(-1)
-        # latents without partner are compared with nothing
-        for codes, index in ((a, index_a), (b, index_b)):
-            if len(index) < codes.shape[1]:
-                distance = distance + codes.index_fill(1, index, 0).square().sum(-1)
-        self._distance.append(distance.sqrt().cpu())
-        self._norm.append((a.norm(dim=-1) + b.norm(dim=-1)).cpu() / 2)
+        """Compare a batch of codes."""
+        self._codes.add(a, b)
+        self.latents.add(a, b)
 
-    def agreement(self, rng: np.random.Generator) -> CodeAgreement | None:
-        if not self._iou:
-            return None
-        iou = torch.cat(self._iou).double().numpy()
-        distance = torch.cat(self._distance).double().numpy()
-        norm = torch.cat(self._norm).double().numpy()
-        return CodeAgreement(
-            _estimate((iou,), _mean, rng),
-            _estimate((distance, norm), _mean_ratio, rng),
-            len(iou),
-            np.histogram(iou, bins=_N_BINS, range=(0, 1))[0].tolist(),
+    def result(self, rng: np.random.Generator) -> PairIdentifiability:
+        own = self._codes.agreement(rng)
+        assert own is not None
+        return PairIdentifiability(
+            a=self.a.name,
+            b=self.b.name,
+            dcs=self._up_to_sign.dcs,
+            dcs_gap=self._up_to_sign.gap,
+            signed_mcc=self._by_cosine.dcs,
+            sae=own,
+            oracle=self._oracle(rng),
+            n_unmatched=self._n_unmatched,
+            same_sae=self._same,
+            match=self.match,
         )
 
+    def _oracle(self, rng: np.random.Generator) -> CodeAgreement | None:
+        batches = list(zip(self.a.oracle_codes, self.b.oracle_codes, strict=False))
+        match = self._up_to_sign
+        # the oracle's codes have signs, and use other copies of an atom than the encoders
+        breaker = self._tie_breaker(match, signed=False)
+        if breaker.is_needed:
+            for of_a, of_b in batches:
+                breaker.add(of_a.to_dense(), of_b.to_dense())
+            match = breaker.resolve()
+        comparison = CodeComparison(match)
+        for of_a, of_b in batches:
+            comparison.add(of_a.to_dense(), of_b.to_dense())
+        return comparison.agreement(rng)
 
-def _mean(values: np.ndarray, axis: int = -1) -> np.ndarray:
-    return values.mean(axis)
+    def _match(self, *, signed: bool) -> DictionaryMatch:
+        if not self._same:
+            return match_dictionaries(self.a.model.atoms, self.b.model.atoms, signed=signed)
+        index = (~self.a.model.is_zero).nonzero()[:, 0].cpu()
+        ones = torch.ones(len(index))
+        return DictionaryMatch(index, index, ones, ones, 0.0)
 
-
-def _mean_ratio(distance: np.ndarray, norm: np.ndarray, axis: int = -1) -> np.ndarray:
-    total = norm.mean(axis)
-    return np.where(total > 0, distance.mean(axis) / np.where(total > 0, total, 1), 0.0)
-
-
-def _estimate(data: tuple[np.ndarray, ...], statistic: Any, rng: np.random.Generator) -> Estimate:
-    value = float(statistic(*data))
-    n = len(data[0])
-    if n < 2:
-        return Estimate(value, None, None)
-    interval = bootstrap(
-        data,
-        statistic,
-        n_resamples=_N_RESAMPLES,
-        batch=max(1, 2**24 // n),
-        paired=True,
-        vectorized=True,
-        confidence_level=_CONFIDENCE,
-        method="percentile",
-        rng=rng,
-    ).confidence_interval
-    return Estimate(value, float(interval.low), float(interval.high))
+    def _tie_breaker(self, match: DictionaryMatch, *, signed: bool) -> TieBreaker:
+        a, b = self.a, self.b
+        if self._same:
+            of_a = of_b = Directions.all_different(a.model.d_sae)
+        else:
+            of_a, of_b = (run.directions(up_to_sign=not signed) for run in (a, b))
+        return TieBreaker(match, a.model.atoms, b.model.atoms, of_a, of_b, signed=signed)

@@ -138,6 +138,8 @@ class Richness:
     """Pairs i, j for which two samples have disjoint supports, one with i, the other with j."""
     n_rarely_seen: int
     """Latents that fewer than two samples activate."""
+    n_latents: int
+    """All there are."""
 
 
 def richness(supports: Supports, d_sae: int, n_examined: int, seed: int) -> Richness:
@@ -166,7 +168,14 @@ def richness(supports: Supports, d_sae: int, n_examined: int, seed: int) -> Rich
             shared = (samples_of(int(latent)) @ samples_of(other).T).toarray()
             n_pairs += 1
             n_separated += bool((shared == 0).any())
-    return Richness(len(chosen), n_isolated, n_pairs, n_separated, int((counts < 2).sum()))
+    return Richness(
+        n_examined=len(chosen),
+        n_isolated=n_isolated,
+        n_pairs_examined=n_pairs,
+        n_pairs_separated=n_separated,
+        n_rarely_seen=int((counts < 2).sum()),
+        n_latents=d_sae,
+    )
 
 
 @dataclass(frozen=True)
@@ -179,7 +188,12 @@ class Diversity:
     """Supports that as many samples share as they have latents."""
     zeta: float | None
     """Smallest singular value over those, each with its best-conditioned samples; None where no
-    support is estimable."""
+    support is estimable. Over all supports it can only be smaller."""
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every distinct support is estimable."""
+        return self.zeta is not None and self.n_estimable == self.n_supports
 
 
 def diversity(codes: SparseCodes) -> Diversity:

@@ -21,8 +21,12 @@ class TableRow:
     """Mean R_aRIP over the 2k largest pre-activations of each sample."""
     sae_iou: float
     sae_l2: float
+    """Mean |z - Pi z'| over the mean norm."""
+    sae_l2_paper: float
+    """l2 / sqrt(2), the scale that the paper's values fit."""
     oracle_iou: float | None
     oracle_l2: float | None
+    oracle_l2_paper: float | None
     dcs: float
 
     def to_dict(self) -> dict[str, Any]:
@@ -42,7 +46,9 @@ def table_row(variant: str, report: PairwiseReport) -> TableRow:
         r_arip=mean(r_arip) if len(r_arip) == len(report.saes) else None,
         sae_iou=mean(pair.sae.iou.value for pair in report.pairs),
         sae_l2=mean(pair.sae.l2.value for pair in report.pairs),
+        sae_l2_paper=mean(pair.sae.l2_paper.value for pair in report.pairs),
         oracle_iou=mean(o.iou.value for o in oracles) if complete else None,
         oracle_l2=mean(o.l2.value for o in oracles) if complete else None,
+        oracle_l2_paper=mean(o.l2_paper.value for o in oracles) if complete else None,
         dcs=mean(pair.dcs for pair in report.pairs),
     )

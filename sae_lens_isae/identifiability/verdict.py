@@ -1,17 +1,24 @@
-"""What the measured constants say of Theorem 3.6, in words."""
+"""What the measured constants say of Theorem 3.6, in words.
+
+An assumption speaks of all supports, pairs and samples; the audit sees some. So what was not found
+wrong is 'not refuted', on how many of how many, and what the samples cannot show is 'not
+estimable'. Nothing is said to hold.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from sae_lens_isae.identifiability.theory import Theorem
 
 if TYPE_CHECKING:
     from sae_lens_isae.identifiability.audit import Audit, Conditioning, Distribution
     from sae_lens_isae.identifiability.supports import Diversity, Richness
+
+Verdict = Literal["refuted", "not refuted", "not estimable"]
 
 _LEAST_SQUARES_TOLERANCE = 0.01
 
@@ -23,8 +30,9 @@ class Assumption:
     name: str
     """A1 to A6."""
     title: str
-    holds: bool | None
-    """None where these activations cannot tell."""
+    verdict: Verdict
+    evidence: str
+    """On how much of what there is the verdict rests."""
     sentence: str
     """What was measured, and what the assumption asks for."""
 
@@ -36,6 +44,7 @@ def assumptions(
     diverse: Diversity,
     least_squares: Distribution,
     norm_spread: float,
+    n_samples: int,
 ) -> list[Assumption]:
     """A1 to A6 of appendix A, each with what was measured and what it asks for."""
     below_third = pairs.share_below["1/3"]
@@ -44,29 +53,35 @@ def assumptions(
         and rich.n_isolated == rich.n_examined
         and rich.n_pairs_separated == rich.n_pairs_examined
     )
-    zeta_known = diverse.zeta is not None
-    zeta_text = f"zeta = {diverse.zeta:.3g}" if zeta_known else f"zeta at most {theorem.zeta:.3g}"
+    n_latents = rich.n_latents
+    n_unions = max(pairs.delta.n, math.comb(diverse.n_supports, 2))
+    of_supports = f"{diverse.n_estimable:,} of {diverse.n_supports:,} distinct supports"
+    zeta_text = f"zeta {'=' if diverse.is_complete else 'at most'} {theorem.zeta:.3g}"
     return [
         Assumption(
             "A1",
             "approximate RIP",
-            theorem.delta < 1,
-            f"delta is {pairs.delta.median:.3g} in the median and {theorem.delta:.3g} at worst "
-            f"over {pairs.delta.n} unions of two observed supports; A1 needs it below 1 on all. "
-            f"{below_third:.1%} are below 1/3, where classical recovery results apply.",
+            "not refuted" if theorem.delta < 1 else "refuted",
+            f"{pairs.delta.n:,} of {n_unions:,} unions of two observed supports",
+            f"delta is {pairs.delta.median:.3g} in the median and {theorem.delta:.3g} at worst; A1 "
+            f"needs it below 1 on all. {below_third:.1%} are below 1/3, where classical recovery "
+            "results apply.",
         ),
         Assumption(
             "A2",
             "rich supports",
-            True if all_rich else None,
-            f"{rich.n_isolated} of {rich.n_examined} latents are isolated by two samples that "
-            f"share nothing else, {rich.n_pairs_separated} of {rich.n_pairs_examined} pairs are "
-            f"separated; {rich.n_rarely_seen} latents are active in fewer than two samples.",
+            "not refuted" if all_rich else "not estimable",
+            f"{rich.n_examined:,} of {n_latents:,} latents, {rich.n_pairs_examined:,} of "
+            f"{math.comb(n_latents, 2):,} pairs",
+            f"{rich.n_isolated:,} latents are isolated by two samples that share nothing else, "
+            f"{rich.n_pairs_separated:,} pairs are separated; {rich.n_rarely_seen:,} latents are "
+            "active in fewer than two samples.",
         ),
         Assumption(
             "A3",
             "small error",
-            theorem.holds if zeta_known or not theorem.holds else None,
+            condition(theorem, diverse),
+            f"{n_samples:,} samples, zeta from {of_supports}",
             f"the largest error is {theorem.epsilon:.3g} of |x - b|; A3 needs less than "
             f"{theorem.largest_epsilon:.3g} (with {zeta_text}, delta = {theorem.delta:.3g}, "
             f"k = {theorem.k}).",
@@ -74,31 +89,44 @@ def assumptions(
         Assumption(
             "A4",
             "diverse codes",
-            None if diverse.n_estimable < diverse.n_supports else (diverse.zeta or 0) > 0,
+            "not estimable"
+            if diverse.zeta is None
+            else ("not refuted" if diverse.zeta > 0 else "refuted"),
+            of_supports,
             (
-                f"not estimable: none of {diverse.n_supports} distinct supports occurs as often as "
-                "it has latents."
-                if not zeta_known
-                else f"zeta = {diverse.zeta:.3g} over the {diverse.n_estimable} of "
-                f"{diverse.n_supports} distinct supports that occur as often as they have latents."
+                f"none of {diverse.n_supports:,} distinct supports occurs as often as it has "
+                "latents."
+                if diverse.zeta is None
+                else f"zeta = {diverse.zeta:.3g} over the supports that occur as often as they "
+                "have latents."
             ),
         ),
         Assumption(
             "A5",
             "bounded data",
-            True,
-            "holds by taking every activation at |x - b| = 1; in its own units the largest is "
+            "not refuted",
+            f"{n_samples:,} of {n_samples:,} samples",
+            "met by taking every activation at |x - b| = 1; in its own units the largest is "
             f"{norm_spread:.3g} times the median.",
         ),
         Assumption(
             "A6",
             "least-squares codes",
-            least_squares.p95 <= _LEAST_SQUARES_TOLERANCE,
+            "not refuted" if least_squares.p95 <= _LEAST_SQUARES_TOLERANCE else "refuted",
+            f"{least_squares.n:,} of {n_samples:,} samples",
             f"codes are {least_squares.median:.3g} (median) and {least_squares.p95:.3g} (95%) of "
             "their norm away from the least-squares coefficients on their support; A6 needs 0, "
             f"and up to {_LEAST_SQUARES_TOLERANCE:.0%} passes here.",
         ),
     ]
+
+
+def condition(theorem: Theorem, *diversities: Diversity) -> Verdict:
+    """A3, the theorem's condition. Zeta is the smallest over all supports: what some of them show
+    is an upper bound, with which the condition can be refuted and not be met."""
+    if not theorem.holds:
+        return "refuted"
+    return "not refuted" if all(d.is_complete for d in diversities) else "not estimable"
 
 
 def _bounds_sentence(theorem: Theorem, largest_code: float) -> str:
@@ -126,17 +154,19 @@ def joint_theorem(audits: Sequence[Audit]) -> Theorem:
 def conclusion(audits: Sequence[Audit]) -> str:
     """One plain paragraph: is the theorem's condition met, and are its bounds worth anything?"""
     theorem = joint_theorem(audits)
-    failed = sorted({x.name for a in audits for x in a.assumptions if x.holds is False})
-    unknown = sorted(
-        {x.name for a in audits for x in a.assumptions if x.holds is None} - set(failed)
-    )
-    estimable = all(a.diversity.zeta is not None for a in audits)
-    zeta = "" if estimable else ", even at the largest conceivable zeta"
+    by_verdict = {
+        verdict: sorted({x.name for a in audits for x in a.assumptions if x.verdict == verdict})
+        for verdict in ("refuted", "not estimable")
+    }
+    refuted = by_verdict["refuted"]
+    unknown = [name for name in by_verdict["not estimable"] if name not in refuted]
+    complete = all(a.diversity.is_complete for a in audits)
+    zeta = "" if complete else ", even at the largest zeta that these activations leave open"
     parts: list[str] = []
-    if failed:
-        parts.append(f"{_listed(failed)} {'fails' if len(failed) == 1 else 'fail'}.")
+    if refuted:
+        parts.append(f"Refuted: {_listed(refuted)}.")
     if unknown:
-        parts.append(f"{_listed(unknown)} cannot be told from these activations.")
+        parts.append(f"Not estimable from these activations: {_listed(unknown)}.")
     if theorem.delta >= 1:
         parts.append(
             f"Theorem 3.6 says nothing: delta = {theorem.delta:.3g} is not below 1, so on some "
@@ -147,9 +177,13 @@ def conclusion(audits: Sequence[Audit]) -> str:
             f"Theorem 3.6 does not apply: its error must stay below "
             f"{theorem.largest_epsilon:.3g}{zeta}, and the largest is {theorem.epsilon:.3g}."
         )
+    elif refuted or unknown or not complete:
+        parts.append(
+            "Whether the condition of Theorem 3.6 is met cannot be said: it needs all assumptions, "
+            "and zeta over all supports."
+        )
     else:
-        if_zeta = "" if estimable else " if zeta is as large as it can be"
-        parts.append(f"The condition of Theorem 3.6 is met{if_zeta}.")
+        parts.append("The condition of Theorem 3.6 is not refuted by these activations.")
         if not theorem.proof_holds:
             parts.append(
                 "One step of its proof needs more, C1 eta < sqrt((1 - delta) / 8), "

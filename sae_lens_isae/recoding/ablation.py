@@ -101,6 +101,11 @@ class PromptedModel:
         assert self._answers is not None
         return self._answers
 
+    def what_it_says(self) -> list[torch.Tensor]:
+        """Tokens, right answers and the model's own: equal for equal models and prompts."""
+        unchanged = self.unchanged()
+        return [*self.tokens, self.answers, unchanged.probability, unchanged.token]
+
     def activations(self, hook_name: str) -> Float[torch.Tensor, "prompts d_in"]:
         """At the last position of every prompt.
 

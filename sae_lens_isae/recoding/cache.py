@@ -12,8 +12,11 @@ import pandas as pd
 import torch
 from safetensors.torch import load_file, save_file
 
+from sae_lens_isae.errors import InputError, explained
 from sae_lens_isae.files import json_records, write_json, write_whole
 from sae_lens_isae.solvers import SparseCodes
+
+_DELETE = "delete it, and it is computed again"
 
 
 class Parts:
@@ -32,12 +35,13 @@ class Parts:
         """Codes, one for every start."""
         path = self._path(f"{name}.safetensors")
         if path is not None and path.exists():
-            kept = load_file(path, str(device))
-            d_sae = int(kept["d_sae"])
-            return [
-                SparseCodes(kept[f"indices_{i}"], kept[f"values_{i}"], d_sae)
-                for i in range(len(kept) // 2)
-            ]
+            with explained(path, "is damaged", _DELETE):
+                kept = load_file(path, str(device))
+                d_sae = int(kept["d_sae"])
+                return [
+                    SparseCodes(kept[f"indices_{i}"], kept[f"values_{i}"], d_sae)
+                    for i in range(len(kept) // 2)
+                ]
         found = self._timed(name, compute)
         if path is not None:
             tensors = {"d_sae": torch.tensor(found[0].d_sae)}
@@ -51,7 +55,11 @@ class Parts:
         """A table of numbers."""
         path = self._path(f"{name}.json")
         if path is not None and path.exists():
-            return pd.DataFrame(json.loads(path.read_text(encoding="utf-8")))
+            with explained(path, "is damaged", _DELETE):
+                kept = pd.DataFrame(json.loads(path.read_text(encoding="utf-8")))
+                if "method" not in kept or not len(kept):
+                    raise InputError(f"{path} is damaged: it holds no rows; {_DELETE}")
+                return kept
         found = self._timed(name, compute)
         if path is not None:
             write_json(path, json_records(found))

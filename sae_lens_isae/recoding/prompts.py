@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-from sae_lens_isae.errors import InputError, MissingInputError
+from sae_lens_isae.errors import InputError, MissingInputError, explained
 
 DEFAULT_PROMPTS = Path(str(files("sae_lens_isae.recoding") / "facts.csv"))
 """Capitals, arithmetic, opposites and the like, written for this package."""
@@ -33,15 +33,25 @@ def load_prompts(path: Path) -> list[Prompt]:
     """
     if not path.is_file():
         raise MissingInputError(f"there is no file of prompts {path}")
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
+    # a byte order mark, as Excel writes it, is no part of the first column's name
+    with (
+        path.open(newline="", encoding="utf-8-sig") as file,
+        explained(path, "cannot be read as CSV", "save it as UTF-8"),
+    ):
+        reader = csv.DictReader(file, strict=True)
         missing = {"prompt", "answer"} - set(reader.fieldnames or ())
         if missing:
             raise InputError(
                 f"{path} has no column {' and no column '.join(sorted(missing))}; its first line "
                 "must be prompt,answer"
             )
-        prompts = [Prompt(row["prompt"] or "", (row["answer"] or "").strip()) for row in reader]
+        rows = list(reader)
+    for line, row in enumerate(rows, start=2):
+        if None in row:
+            raise InputError(
+                f"{path}, row {line}: more cells than columns; put a prompt with a comma in quotes"
+            )
+    prompts = [Prompt(row["prompt"] or "", (row["answer"] or "").strip()) for row in rows]
     for line, prompt in enumerate(prompts, start=2):
         if not prompt.text.strip() or not prompt.answer:
             raise InputError(f"{path}, row {line}: prompt or answer is empty")

@@ -66,6 +66,8 @@ class RecodedSAE:
     """With a latent in their code."""
     n_empty: int
     """Samples whose code is zero; they are left out."""
+    n_zero_rows: int
+    """All-zero activations, which are no tokens' and are left out."""
     mean_k: float
     agreement: pd.DataFrame
     """Per method: the fields of `Agreement`, means over random starts; `starts` is the Jaccard

@@ -108,24 +108,28 @@ class _Study:
             raise InputError(f"{name}: {error}") from error
         # in random order: any first samples are a random subset
         order = torch.randperm(len(encoded), generator=torch.Generator().manual_seed(settings.seed))
-        order = order[encoded.k[order] > 0]
+        is_zero = (encoded.x == 0).all(-1).cpu()
+        order = order[((encoded.k > 0) & ~is_zero)[order]]
         if not len(order):
             raise InputError(
-                f"{name}: the encoder gives the zero code to all {len(encoded)} samples"
+                f"{name}: the encoder gives the zero code to all {len(encoded)} samples that are "
+                "not zero themselves"
             )
         self._order = order
         self._samples = encoded.pick(order.to(model.device))
-        self._n_empty = len(encoded) - len(order)
-        self._notes = self._first_notes()
+        self._n_zero_rows = int(is_zero.sum())
+        self._n_empty = len(encoded) - len(order) - self._n_zero_rows
         if cache is not None:
-            answers = [] if self._prompted is None else [self._prompted.answers]
-            tensors = [*model.tensors(), activations, *answers]
-            cache /= fingerprint(tensors, [SCHEMA, asdict(settings)])
+            answers = [] if self._prompted is None else self._prompted.what_it_says()
+            cache /= fingerprint(
+                [activations, *answers], [SCHEMA, model.identity, asdict(settings)]
+            )
         self._parts = Parts(cache)
         gd = settings.gd_samples
         if gd is None:
             gd = _CPU_GD_SAMPLES if self._samples.x.device.type == "cpu" else len(self._samples)
         self._n_gd = min(gd, len(self._samples))
+        self._notes = self._first_notes()
 
     def run(self) -> RecodedSAE:
         codes = self._codes()
@@ -136,6 +140,7 @@ class _Study:
             hook_name=self._hook,
             n_samples=len(self._samples),
             n_empty=self._n_empty,
+            n_zero_rows=self._n_zero_rows,
             mean_k=self._samples.k.double().mean().item(),
             agreement=self._parts.table("agreement", lambda: self._agreement(codes)),
             noise=self._noise(codes),
@@ -151,16 +156,26 @@ class _Study:
         )
 
     def _first_notes(self) -> list[str]:
-        n, components = len(self._samples), self._settings.n_components
         notes: list[str] = []
         if self._n_empty:
             notes.append(f"{self._n_empty} samples with the zero code are left out")
-        if n < _FEW_SAMPLES_PER_COMPONENT * components:
-            notes.append(
-                f"{n} samples are few for {components} principal components: unrelated codes would "
-                "have high R2 and CCA too, see 'chance'"
-            )
-            warnings.warn(f"{self._name}: {notes[-1]}", stacklevel=5)
+        if self._n_zero_rows:
+            notes.append(f"{self._n_zero_rows} all-zero activations are left out")
+        components = self._settings.n_components
+        by_number: dict[int, list[str]] = {}
+        for method in self._methods():
+            n = self._n_gd if method == GD else len(self._samples)
+            by_number.setdefault(n, []).append(method)
+        for n, methods in by_number.items():
+            if n < _FEW_SAMPLES_PER_COMPONENT * components:
+                # centring takes one dimension of the samples
+                chance = min(components, n - 1) / max(n - 1, 1)
+                notes.append(
+                    f"R2 and CCA of {', '.join(methods)} mean little: {n} samples are few for "
+                    f"{components} principal components, and unrelated codes would have an R2 of "
+                    f"about {chance:.2f}, see 'chance'"
+                )
+                warnings.warn(f"{self._name}: {notes[-1]}", stacklevel=5)
         return notes
 
     def _methods(self) -> Iterator[str]:

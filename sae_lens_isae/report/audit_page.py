@@ -28,7 +28,8 @@ def write_audit_page(path: Path, audits: Sequence[Audit]) -> None:
         (
             "Verdict",
             paragraph(about + "|x - b| = 1, and all distances are relative to that.")
-            + paragraph(conclusion(audits)),
+            + paragraph(conclusion(audits))
+            + (bullets(first.differences) if first.differences else ""),
         )
     ]
     for audit in audits:

@@ -12,6 +12,8 @@ PAIRWISE = {
     "codes have signs.",
     "l2": "mean distance of matched codes over their mean norm; 0: same codes, about 1.4: "
     "unrelated ones.",
+    "l2/√2": "the same from 0 to 1: the scale of the tables of Nelson et al., whose values cannot "
+    "be had on the other.",
     "Oracle": "IoU and l2 with orthogonal matching pursuit on the dictionaries instead of the "
     "SAEs' encoders; better than theirs: the encoder is what limits agreement.",
     "±": "half the 95% bootstrap interval over activations.",
@@ -21,7 +23,7 @@ PAIRWISE = {
     "eigenvalues of D_S^T D_S; 0: atoms that act together are orthogonal.",
     "dead": "latents that no sample activates.",
     "found": "share of latents whose atom has cosine 0.9 (--found) or more with its partner in "
-    "every other SAE, up to sign where codes have signs.",
+    "every other SAE, up to sign where codes have signs; zero atoms are left out.",
     "unmatched": "latents of the larger dictionary without partner; active ones count as "
     "disagreement.",
 }
@@ -34,8 +36,10 @@ AUDIT = {
     "does.",
     "delta on pairs": "on unions of the supports of two random samples (Definition 3.3).",
     "delta on 2k": "on the 2k largest pre-activations of a sample, the paper's hard case.",
-    "zeta": "smallest singular value of k codes that share a support of k latents (A4); not "
-    "estimable unless supports repeat that often.",
+    "verdicts": "'refuted': one counterexample was seen; 'not refuted': none was, on so many of so "
+    "many; 'not estimable': these activations cannot show it.",
+    "zeta": "smallest singular value of k codes that share a support of k latents (A4), over all "
+    "supports; unless each repeats that often it is known from above only.",
     "alpha": "sqrt(1 - (2 delta / (1 + delta))^2): sine between the spans of two supports, at "
     "least.",
     "eta": "2 sqrt(k) epsilon / (zeta sqrt(1 - delta)): sine between a support's span and its "

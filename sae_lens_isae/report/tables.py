@@ -10,7 +10,8 @@ from typing import NamedTuple
 from rich.table import Table as RichTable
 
 from sae_lens_isae.identifiability.audit import Audit
-from sae_lens_isae.identifiability.pairwise import Estimate, PairwiseReport
+from sae_lens_isae.identifiability.code_agreement import CodeAgreement, Estimate
+from sae_lens_isae.identifiability.pairwise import PairwiseReport
 from sae_lens_isae.identifiability.table import TableRow, table_row
 
 
@@ -27,11 +28,12 @@ TABLE1_HEADERS = (
     "MSE",
     "R_S",
     "SAE IoU",
-    "SAE l2",
+    "SAE l2/√2",
     "Oracle IoU",
-    "Oracle l2",
+    "Oracle l2/√2",
     "DCS",
 )
+"""The paper's columns, l2 on the scale that its values fit (`CodeAgreement.l2_paper`)."""
 
 
 _NAME_WIDTH = 8
@@ -44,9 +46,9 @@ def table1_cells(row: TableRow) -> list[str]:
         row.mse,
         row.r_arip,
         row.sae_iou,
-        row.sae_l2,
+        row.sae_l2_paper,
         row.oracle_iou,
-        row.oracle_l2,
+        row.oracle_l2_paper,
         row.dcs,
     )
     return [row.variant, *("-" if number is None else f"{number:.3f}" for number in numbers)]
@@ -79,7 +81,7 @@ def text_table(title: str, headers: Sequence[str], rows: Sequence[Sequence[str]]
 
 
 SAE_HEADERS = ("SAE", "architecture", "latents", "L0", "MSE", "R_S", "dead", "found")
-PAIR_HEADERS = ("pair", "codes", "DCS", "MCC", "IoU", "l2")
+PAIR_HEADERS = ("pair", "codes", "DCS", "MCC", "IoU", "l2", "l2/√2")
 
 
 def sae_rows(report: PairwiseReport) -> list[list[str]]:
@@ -88,6 +90,7 @@ def sae_rows(report: PairwiseReport) -> list[list[str]]:
     rows: list[list[str]] = []
     for sae in report.saes:
         of_sae = report.latents[report.latents["sae"] == sae.name]
+        of_sae = of_sae[~of_sae["zero_atom"]]
         rows.append(
             [
                 sae.name,
@@ -115,30 +118,30 @@ def pair_rows(report: PairwiseReport) -> list[list[str]]:
                 "SAE",
                 f"{pair.dcs:.4f}",
                 f"{pair.signed_mcc:.4f}",
-                _estimate(pair.sae.iou),
-                _estimate(pair.sae.l2),
+                *_code_cells(pair.sae),
             ]
         )
         if pair.oracle is not None:
-            oracle = [_estimate(pair.oracle.iou), _estimate(pair.oracle.l2)]
-            rows.append([name, "oracle", "", "", *oracle])
+            rows.append([name, "oracle", "", "", *_code_cells(pair.oracle)])
     if len(report.pairs) > 1:
         row = table_row("mean", report)
         mcc = mean(p.signed_mcc for p in report.pairs)
-        sae = [row.dcs, mcc, row.sae_iou, row.sae_l2]
+        sae = [row.dcs, mcc, row.sae_iou, row.sae_l2, row.sae_l2_paper]
         rows.append(["mean", "SAE", *(_number(value, 4) for value in sae)])
         if row.oracle_iou is not None:
-            oracle = [_number(row.oracle_iou, 4), _number(row.oracle_l2, 4)]
-            rows.append(["mean", "oracle", "", "", *oracle])
+            oracle = [row.oracle_iou, row.oracle_l2, row.oracle_l2_paper]
+            rows.append(["mean", "oracle", "", "", *(_number(value, 4) for value in oracle)])
     return rows
 
 
 def pair_notes(report: PairwiseReport) -> list[str]:
     """What a reader must know before believing the numbers."""
-    notes: list[str] = []
+    notes = list(report.differences)
+    if report.n_zero_rows:
+        notes.append(f"{report.n_zero_rows} all-zero activations are left out.")
     for pair in report.pairs:
         names = f"{pair.a} and {pair.b}"
-        if pair.same_weights:
+        if pair.same_sae:
             notes.append(f"{names} are the same SAE: they agree by construction.")
         if pair.n_unmatched:
             notes.append(
@@ -151,7 +154,15 @@ def pair_notes(report: PairwiseReport) -> list[str]:
             )
     for sae in report.saes:
         if sae.n_zero_atoms:
-            notes.append(f"{sae.name}: {sae.n_zero_atoms} latents have an all-zero atom.")
+            notes.append(
+                f"{sae.name}: {sae.n_zero_atoms} latents have an all-zero atom; they are not "
+                "matched, and count neither in DCS nor in 'found'."
+            )
+        if sae.n_repeated:
+            notes.append(
+                f"{sae.name}: {sae.n_repeated} latents repeat the direction of another; which of "
+                "them go together is decided by their codes."
+            )
         if sae.n_dead:
             notes.append(
                 f"{sae.name}: {sae.n_dead} of {sae.d_sae} latents never fire on these "
@@ -168,15 +179,21 @@ AUDIT_HEADERS = ("number", "value")
 
 def assumption_rows(audit: Audit) -> list[list[str]]:
     """One row per assumption of Theorem 3.6."""
-    verdicts = {True: "holds", False: "FAILS", None: "cannot be told"}
-    return [[f"{a.name} {a.title}", verdicts[a.holds], a.sentence] for a in audit.assumptions]
+    return [
+        [
+            f"{a.name} {a.title}",
+            f"{a.verdict.upper() if a.verdict == 'refuted' else a.verdict} on {a.evidence}",
+            a.sentence,
+        ]
+        for a in audit.assumptions
+    ]
 
 
 def audit_rows(audit: Audit) -> list[list[str]]:
     """The numbers of an audit, named as in the glossary."""
     theorem, consistency, health = audit.theorem, audit.self_consistency, audit.health
     proxy = audit.proxy
-    zeta = audit.diversity.zeta
+    zeta = theorem.zeta
     rows = [
         ["epsilon", f"{audit.error.max:.4f} (median {audit.error.median:.4f})"],
         ["L0", f"{audit.l0.mean:.1f} (at most {audit.l0.max:.0f})"],
@@ -187,7 +204,13 @@ def audit_rows(audit: Audit) -> list[list[str]]:
             [f"pairs with delta < {name}", f"{share:.1%}"]
             for name, share in audit.pairs.share_below.items()
         ),
-        ["zeta", f"not estimable, at most {theorem.zeta:.4f}" if zeta is None else f"{zeta:.4g}"],
+        [
+            "zeta",
+            f"{zeta:.4g}"
+            if audit.diversity.is_complete
+            else f"at most {theorem.zeta:.4f}, from {audit.diversity.n_estimable:,} of "
+            f"{audit.diversity.n_supports:,} supports",
+        ],
         ["alpha", f"{theorem.alpha:.4f}"],
         ["eta", _finite(theorem.eta)],
         ["atom bound", _finite(theorem.dictionary_bound)],
@@ -217,11 +240,18 @@ def audit_rows(audit: Audit) -> list[list[str]]:
         rows.append(["all-zero atoms", str(health.n_zero_atoms)])
     if audit.n_at_offset:
         rows.append(["samples at the bias, left out", str(audit.n_at_offset)])
+    if audit.n_zero_rows:
+        rows.append(["all-zero samples, left out", str(audit.n_zero_rows)])
     return rows
 
 
 def _number(value: float | None, digits: int) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _code_cells(codes: CodeAgreement) -> list[str]:
+    paper = codes.l2_paper.value
+    return [_estimate(codes.iou), _estimate(codes.l2), _number(paper, 4)]
 
 
 def _estimate(estimate: Estimate) -> str:

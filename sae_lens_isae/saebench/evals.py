@@ -42,12 +42,14 @@ class Workplace:
 
     model: HookedRootModule
     model_name: str
-    """Names folders, so no absolute path."""
+    """As a user knows it."""
+    model_key: str
+    """What SAEBench takes for its name; it names folders with it."""
     device: str
     data: BenchData
     settings: BenchSettings
     artifacts: Path
-    """Folder for activations and probes; its name must tell data and settings."""
+    """Folder for activations and probes; its name must tell model, data and settings."""
 
 
 def run_core(work: Workplace, sae: SAE[Any], presented: PresentedSAE, name: str) -> dict[str, Any]:
@@ -55,7 +57,7 @@ def run_core(work: Workplace, sae: SAE[Any], presented: PresentedSAE, name: str)
     core = module("sae_bench.evals.core.main")
     settings, tokenizer = work.settings, _tokenizer(work.model)
     config = core.CoreEvalConfig(
-        model_name=work.model_name,
+        model_name=work.model_key,
         batch_size_prompts=_PROMPTS,
         n_eval_reconstruction_batches=settings.core_batches,
         n_eval_sparsity_variance_batches=settings.variance_batches,
@@ -177,7 +179,7 @@ def run_sae_probes(work: Workplace, presented: PresentedSAE, name: str) -> dict[
     def make(dataset: str, folder: Path) -> None:
         with _unchanged_tokenizer(work.model):
             probes.ensure_dataset_activations(
-                model_name=work.model_name,
+                model_name=work.model_key,
                 dataset_short_names=[dataset],
                 hook_names=[hook],
                 model_cache_path=folder / "activations",
@@ -186,7 +188,7 @@ def run_sae_probes(work: Workplace, presented: PresentedSAE, name: str) -> dict[
                 model=work.model,
             )
         main.run_baseline_evals(
-            model_name=work.model_name,
+            model_name=work.model_key,
             hook_name=hook,
             setting="normal",
             method="logreg",
@@ -204,7 +206,7 @@ def run_sae_probes(work: Workplace, presented: PresentedSAE, name: str) -> dict[
         results = Path(folder) / "results"
         shutil.copytree(root / "results", results)
         config = main.SparseProbingSaeProbesEvalConfig(
-            model_name=work.model_name,
+            model_name=work.model_key,
             random_seed=work.settings.seed,
             dataset_names=datasets,
             ks=list(work.settings.k_values),
@@ -218,7 +220,7 @@ def run_sae_probes(work: Workplace, presented: PresentedSAE, name: str) -> dict[
 def _shared_fields(work: Workplace) -> dict[str, Any]:
     """Of the configs of sparse probing, SCR and TPP."""
     return {
-        "model_name": work.model_name,
+        "model_name": work.model_key,
         "random_seed": work.settings.seed,
         "context_length": work.settings.context_size,
         "sae_batch_size": work.settings.sae_batch_size,
@@ -238,10 +240,10 @@ def _run(
 ) -> dict[str, Any]:
     """Run sparse probing, SCR or TPP: first what needs no SAE, then the SAE on that."""
     # where SAEBench looks for it
-    folder = work.artifacts / kind / work.model_name / presented.cfg.hook_name
+    folder = work.artifacts / kind / work.model_key / presented.cfg.hook_name
     identity = module("sae_bench.custom_saes.identity_sae").IdentitySAE(
         presented.cfg.d_in,
-        work.model_name,
+        work.model_key,
         presented.cfg.hook_layer,
         torch.device(work.device),
         next(work.model.parameters()).dtype,

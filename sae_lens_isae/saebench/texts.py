@@ -17,7 +17,8 @@ from typing import Any
 
 import pandas as pd
 
-from sae_lens_isae.errors import InputError, MissingInputError
+from sae_lens_isae.errors import InputError, MissingInputError, explained
+from sae_lens_isae.files import file_stem, fingerprint
 from sae_lens_isae.saebench.installed import probes_folder
 
 _FEWEST = 8
@@ -149,7 +150,10 @@ def text_set(source: str, most_classes: int = 5) -> TextSet:
             f"{source}: the class {next(iter(few))!r} has {next(iter(few.values()))} texts, "
             f"{_FEWEST} are needed at least"
         )
-    name = Path(source).stem if source.endswith(".csv") else source
+    name = source
+    if source.endswith(".csv"):
+        # SAEBench knows data sets by name: a file must not stand for another of that name
+        name = f"{file_stem(Path(source).stem)}-{fingerprint([], sorted(by_label.items()))[:8]}"
     return TextSet(name, {label: _shuffled(texts) for label, texts in largest.items()})
 
 
@@ -293,7 +297,9 @@ pairs whose biased probe is as good as another (SCR divides by the difference), 
 
 @cache
 def _read(path: Path) -> dict[str, str]:
-    table = pd.read_csv(path)
+    with explained(path, "cannot be read as CSV", "save it as UTF-8 with a comma between cells"):
+        # a byte order mark, as Excel writes it, is no part of the first column's name
+        table = pd.read_csv(path, encoding="utf-8-sig")
     missing = {"prompt", "target"} - set(table.columns)
     if missing:
         raise InputError(

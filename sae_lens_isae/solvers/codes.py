@@ -75,10 +75,30 @@ def unit_atoms(
     dictionary: Float[torch.Tensor, "d_sae d_in"],
 ) -> Float[torch.Tensor, "d_sae d_in"]:
     """The atoms at unit norm, in float32 or more; an all-zero atom stays zero."""
+    return torch.nn.functional.normalize(_in_range(dictionary)[0], dim=-1)
+
+
+def atom_norms(
+    dictionary: Float[torch.Tensor, "d_sae d_in"],
+) -> Float[torch.Tensor, " d_sae"]:
+    """The norm of every atom, in float32 or more; 0 for an all-zero atom alone."""
+    atoms, scale = _in_range(dictionary)
+    return atoms.norm(dim=-1) * scale[:, 0]
+
+
+def _in_range(
+    dictionary: Float[torch.Tensor, "d_sae d_in"],
+) -> tuple[Float[torch.Tensor, "d_sae d_in"], Float[torch.Tensor, "d_sae 1"]]:
+    """Atoms whose squares neither vanish nor overflow, and what they were divided by."""
     dtype = torch.promote_types(dictionary.dtype, torch.float32)
-    return torch.nn.functional.normalize(dictionary.detach().to(dtype), dim=-1)
+    atoms = dictionary.detach().to(dtype)
+    largest = atoms.abs().amax(-1, keepdim=True)
+    extreme = (largest > 0) & ((largest < _SMALLEST_ENTRY) | (largest > _LARGEST_ENTRY))
+    scale = torch.where(extreme, largest, 1.0)
+    return atoms / scale, scale
 
 
+_SMALLEST_ENTRY, _LARGEST_ENTRY = 1e-10, 1e15
 GRAM_BYTES = 6 * 2**30
 """No solver builds a larger Gram matrix; correlations are then taken with the residual itself."""
 
