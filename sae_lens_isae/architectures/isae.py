@@ -426,6 +426,12 @@ class ISAETrainingSAE(LossTermsMixin, TopKTrainingSAE):
     @override
     def process_state_dict_for_loading(self, state_dict: dict[str, Any]) -> None:
         super().process_state_dict_for_loading(state_dict)
+        if "b_enc" in state_dict and state_dict["b_enc"].any():
+            raise InputError(
+                f"the checkpoint has an encoder bias (b_enc), and {self.cfg.architecture()!r} "
+                "trains without one: training would ignore it, and encoding would not. Set it to "
+                "0, or train a stock architecture further"
+            )
         self._bias_is_set = True
 
     @override

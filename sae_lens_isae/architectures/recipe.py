@@ -21,6 +21,7 @@ from sae_lens_isae.ops.compiling import not_compiled
 from sae_lens_isae.ops.lagging import LaggingCopies
 
 _FEWEST_SLOTS = 256
+_SMALLEST_DISTANCE = 1e-30
 
 
 def inverse_norm(x: Float[torch.Tensor, "batch d_in"]) -> Float[torch.Tensor, "batch 1"]:
@@ -77,8 +78,9 @@ def geometric_median(
     median = points.mean(0)
     for _ in range(n_iterations):
         distance = (points - median).norm(dim=-1)
-        # a point that the estimate sits on would get infinite weight
-        weight = 1 / distance.clamp_min(1e-6 * distance.mean())
+        # a point that the estimate sits on would get infinite weight, and all may sit on it
+        nearest = (1e-6 * distance.mean()).clamp_min(_SMALLEST_DISTANCE)
+        weight = 1 / distance.clamp_min(nearest)
         median = (weight / weight.sum()) @ points
     return median
 

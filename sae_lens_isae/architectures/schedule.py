@@ -41,13 +41,15 @@ class SyntheticSchedule:
     paper's weight aRIP is what most of the error is made of in the end."""
     whitened_share: float = 0.8
     """Of the steps; at 0 there is one phase."""
+    resample: bool = True
+    """Whether dead and duplicate latents are placed anew during the first seven tenths."""
 
     def sae_settings(self) -> dict[str, Any]:
         """Arguments of `paper_variants`."""
         return {
             "arip_weight": self.arip_weight,
             "normalize_activations": "covariance_whitening" if self.whitened_share else "none",
-            "resample_until": 7 * self.n_steps // 10,
+            "resample_until": 7 * self.n_steps // 10 if self.resample else 0,
             "resample_every": 50,
         }
 

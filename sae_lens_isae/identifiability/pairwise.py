@@ -15,6 +15,7 @@ import itertools
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -335,7 +336,18 @@ class _Run:
                 return
         offset = code.offset[:n] if len(code.offset) > 1 else code.offset
         target = x.to(self.model.device) - offset
-        self.oracle_codes.append(omp(target, self.model.atoms, k))
+        self.oracle_codes.append(omp(target, self._distinct_atoms, k))
+
+    @cached_property
+    def _distinct_atoms(self) -> Float[torch.Tensor, "d_sae d_in"]:
+        """The atoms with copies set to zero: which of them the oracle takes is a matter of the last
+        bit."""
+        first = self.directions(up_to_sign=True).first.to(self.model.device)
+        if len(first) == self.model.d_sae:
+            return self.model.atoms
+        atoms = torch.zeros_like(self.model.atoms)
+        atoms[first] = self.model.atoms[first]
+        return atoms
 
     def summary(self, n_oracle_samples: int) -> SAESummary:
         oracle_k = self._no_oracle

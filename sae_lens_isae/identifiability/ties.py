@@ -19,6 +19,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial import KDTree
 
 from sae_lens_isae.identifiability.matching import DictionaryMatch
+from sae_lens_isae.solvers.codes import unit_atoms
 
 _SAME_WITHIN = 1e-5
 """Distance of two unit vectors below which they are one direction; rounding is about 1e-7."""
@@ -53,7 +54,8 @@ def directions(atoms: Float[torch.Tensor, "d_sae d_in"], *, up_to_sign: bool) ->
     Args:
         up_to_sign: Opposite directions are one.
     """
-    points = atoms.detach().double().cpu().numpy()
+    # norms that are 1 in float32 only would blur the comparison
+    points = unit_atoms(atoms.double()).cpu().numpy()
     n, d_in = points.shape
     if up_to_sign:
         leading = np.take_along_axis(points, np.abs(points).argmax(1)[:, None], 1)

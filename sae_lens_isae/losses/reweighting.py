@@ -49,6 +49,12 @@ class ReweightingConfig(TrainingSAEConfig):
             raise InputError(
                 f"wsae_statistic must be one of {list(_STATISTICS)}, got {self.wsae_statistic!r}"
             )
+        if alpha > 0 and self.normalize_activations == "covariance_whitening":
+            raise InputError(
+                "wsae_alpha > 0 does nothing on whitened activations: all their dimensions have "
+                "the same variance, and none is a dimension of the model. Set wsae_alpha to 0 or "
+                "another normalize_activations"
+            )
         if alpha > 0 and (self.wsae_statistic == "semantic_consistency") == (
             self.wsae_labelled_activations is None
         ):

@@ -266,9 +266,13 @@ def multiply_block(
 ) -> Float[torch.Tensor, "batch left"]:
     """sum_j matrix[rows_i, columns_j] right_j for every i; adds left_i right_j to `matrix_grad`.
 
-    `matrix` and `matrix_grad` (float32) are contiguous and of one shape.
+    `matrix_grad` (float32) is contiguous and has the shape of `matrix`.
     """
     (batch, n_left), n_right = rows.shape, columns.shape[1]
+    # the kernel addresses both by one stride
+    matrix = matrix.contiguous()
+    assert matrix_grad.is_contiguous()
+    assert matrix_grad.shape == matrix.shape
     out = torch.empty(batch, n_left, dtype=torch.float32, device=matrix.device)
     if out.numel():
         _block_kernel[(batch, triton.cdiv(n_left, 16))](

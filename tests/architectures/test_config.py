@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
 
 from sae_lens_isae import (
@@ -47,11 +45,15 @@ def test_bad_value_is_named(config, field, value):
     assert str(value) in str(error.value)
 
 
-@pytest.mark.parametrize(("field", "value"), BAD_ME)
-@pytest.mark.parametrize("config", [ISAEMESAEConfig, ISAEMETrainingSAEConfig])
+@pytest.mark.parametrize(
+    ("config", "field", "value"),
+    [
+        *((ISAEMETrainingSAEConfig, *bad) for bad in BAD_ME),
+        # how long the encoder warms up is a matter of training
+        *((ISAEMESAEConfig, *bad) for bad in BAD_ME if bad[0] != "encoder_warm_up_steps"),
+    ],
+)
 def test_bad_multistep_value_is_named(config, field, value):
-    if field not in {f.name for f in dataclasses.fields(config)}:
-        return
     with pytest.raises(ValueError, match=field) as error:
         config(d_in=8, d_sae=40, k=3, **{field: value})
     assert str(value) in str(error.value)

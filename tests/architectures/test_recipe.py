@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import scipy.optimize
@@ -52,6 +54,17 @@ def test_geometric_median_minimises_the_summed_distance():
 def test_geometric_median_survives_an_estimate_on_a_point():
     points = torch.tensor([[-1.0, 0.0], [0.0, 0.0], [1.0, 0.0]])
     torch.testing.assert_close(geometric_median(points), torch.zeros(2))
+
+
+@pytest.mark.parametrize(
+    "points", [torch.randn(1, 4), torch.full((6, 4), 2.5), torch.zeros(5, 4)], ids=str
+)
+def test_geometric_median_of_one_point(points):
+    """A first batch of one sample, of equal ones, or of nothing is no reason for NaN."""
+    torch.testing.assert_close(geometric_median(points), points[0])
+    sae = make_sae(isae_config("iSAE", d_in=4))
+    make_trainer(sae, itertools.chain([points], iter(lambda: torch.randn(9, 4), None)), 2).fit()
+    assert sae.b_dec.isfinite().all()
 
 
 def test_unit_norm_mse_is_the_mse_on_unit_norm_inputs():

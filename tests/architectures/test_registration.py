@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import importlib
-import sys
 
 import pytest
+from sae_lens import TrainingSAE
 from sae_lens.registry import (
     SAE_CLASS_REGISTRY,
     SAE_TRAINING_CLASS_REGISTRY,
@@ -34,8 +34,15 @@ def test_names_are_registered():
 
 
 def test_importing_again_and_reloading_is_harmless():
+    before = {**SAE_TRAINING_CLASS_REGISTRY, **SAE_CLASS_REGISTRY}
     importlib.reload(architectures)
     importlib.reload(sae_lens_isae)
+    after = {**SAE_TRAINING_CLASS_REGISTRY, **SAE_CLASS_REGISTRY}
+    assert after.keys() == before.keys()
+    # what a reload registers is usable, and is what the package exports
+    assert get_sae_training_class("isae_me")[0] is sae_lens_isae.ISAEMETrainingSAE
+    cfg = get_sae_training_class("isae_me")[1](d_in=4, d_sae=8, k=2)
+    assert isinstance(TrainingSAE.from_dict(cfg.to_dict()), sae_lens_isae.ISAEMETrainingSAE)
 
 
 def test_a_second_copy_of_the_modules_replaces_the_first():
@@ -66,8 +73,9 @@ def test_somebody_elses_class_is_named_and_kept(registry):
 
 
 def test_private_modules_stay_out_of_the_import():
-    """Importing the package must not load a language model stack beyond SAELens'."""
-    assert "sae_lens_isae.demo" not in run_python(
-        "import sys, sae_lens_isae; print([m for m in sys.modules if 'sae_lens_isae' in m])"
-    )
-    assert sys.modules["sae_lens_isae"] is sae_lens_isae
+    """Importing the package must not load commands, pages or SAEBench."""
+    loaded = run_python("import sys, sae_lens_isae; print(*sys.modules)").split()
+    assert "sae_lens_isae.architectures.isae" in loaded
+    unwanted = ("cli", "demo", "training", "measuring", "bench", "saebench", "cebench", "report")
+    assert not {f"sae_lens_isae.{name}" for name in unwanted} & set(loaded)
+    assert "sae_bench" not in loaded

@@ -13,7 +13,7 @@ from sae_lens_isae.architectures.resampling import (
     shared_directions,
     take_over,
 )
-from tests.conftest import D_SAE, NORMALIZATIONS, Activations, isae_config, make_sae
+from tests.conftest import D_IN, D_SAE, NORMALIZATIONS, Activations, isae_config, make_sae
 
 
 @pytest.mark.parametrize("block", [1, 3, 4096])
@@ -165,6 +165,9 @@ def test_idle_latents_of_an_sae_move(monkeypatch, variant, normalization):
     """In the space that the SAE codes in, whatever it does to its input before."""
     sae = make_sae(isae_config(variant, normalize_activations=normalization))
     x = next(Activations(0.5))
+    # what half of the samples share, and no latent stands for
+    missing = normalize(torch.randn(D_IN, generator=torch.Generator().manual_seed(3)), dim=0)
+    x[::2] += 40 * torch.randn(len(x[::2]), 1).sign() * missing
     sae.initialize_bias(x)
     dead = torch.arange(D_SAE) < 2
     with torch.no_grad():
@@ -172,26 +175,20 @@ def test_idle_latents_of_an_sae_move(monkeypatch, variant, normalization):
         sae.W_enc[:, dead] = 0
         if variant == "iSAE-ME full":
             sae.S.fill_(0.01)
+        # the other latents see nothing of the missing direction
+        atoms = sae.W_dec - (sae.W_dec @ missing)[:, None] * missing
+        sae.W_dec.copy_(normalize(atoms, dim=-1))
+        sae.W_enc.copy_(sae.W_dec.T)
+        sae.W_enc[:, dead] = 0
         before = {name: value.clone() for name, value in sae.state_dict().items()}
-        acts = sae.encode(x)
-        centred = sae.process_sae_in(x)
-        scale = 1 / (centred + sae.b_dec).norm(dim=-1, keepdim=True)
     idle = dead | (torch.arange(D_SAE) == 5)
     monkeypatch.setattr(resampling, "_LEAST_STAY", 1)
-    direction, expected = take_over(
-        idle,
-        (centred - acts @ before["W_dec"]) * scale,
-        *sparse(acts * scale, int(sae.cfg.k)),
-        before["W_dec"],
-        signed=True,
-    )
-    assert expected.any()
-    assert not (expected & ~idle).any()
-    idle = expected
-    assert torch.equal(sae.resample(dead, x), idle)
-    torch.testing.assert_close(sae.W_dec[idle], direction[idle])
-    torch.testing.assert_close(sae.W_enc[:, idle], direction[idle].T)
-    assert torch.equal(sae.W_dec[~idle], before["W_dec"][~idle])
-    assert torch.equal(sae.W_enc[:, ~idle], before["W_enc"][:, ~idle])
+    moved = sae.resample(dead, x)
+    assert moved.any()
+    assert not (moved & ~idle).any()
+    assert (sae.W_dec[moved] @ missing).abs().max() > 0.95
+    torch.testing.assert_close(sae.W_enc[:, moved], sae.W_dec[moved].T)
+    assert torch.equal(sae.W_dec[~moved], before["W_dec"][~moved])
+    assert torch.equal(sae.W_enc[:, ~moved], before["W_enc"][:, ~moved])
     if variant == "iSAE-ME full":
-        assert torch.equal(sae.S == 0, idle | idle[:, None])
+        assert torch.equal(sae.S == 0, moved | moved[:, None])

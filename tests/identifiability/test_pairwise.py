@@ -159,7 +159,7 @@ def test_dead_codes_agree_on_nothing_to_say():
         a.W_enc.zero_()
     found = compare(a, a, torch.randn(5, D_IN))
     assert numbers(found)[1:] == (1, 0)
-    assert found.same_weights
+    assert found.same_sae
 
 
 def test_oracle_ignores_the_encoder():
@@ -171,7 +171,7 @@ def test_oracle_ignores_the_encoder():
     assert found.sae.iou.value < 1
     assert found.oracle is not None
     assert (found.oracle.iou.value, found.oracle.l2.value) == pytest.approx((1, 0), abs=1e-6)
-    assert not found.same_weights
+    assert not found.same_sae
 
 
 @pytest.mark.parametrize(
@@ -310,7 +310,7 @@ def test_every_architecture_goes_through(architecture):
     report = pairwise_identifiability({"a": sae, "again": sae, "other": other}, x)
     same, other, _ = report.pairs
     assert numbers(same) == pytest.approx((1, 1, 0), abs=1e-5)
-    assert same.same_weights
+    assert same.same_sae
     assert 0 <= other.sae.iou.value < 1
     assert other.oracle is not None
     json.dumps(report.to_dict(), allow_nan=False)

@@ -191,6 +191,10 @@ def test_dimensions_without_variance_are_named():
     ("changes", "message"),
     [
         ({"wsae_alpha": -0.5}, "between 0 and 2, got -0.5"),
+        (
+            {"wsae_alpha": 0.5, "normalize_activations": "covariance_whitening"},
+            "does nothing on whitened activations",
+        ),
         ({"wsae_alpha": 2.5}, "between 0 and 2, got 2.5"),
         ({"wsae_alpha": float("nan")}, "between 0 and 2, got nan"),
         ({"wsae_statistic": "kurtosis"}, "one of"),

@@ -96,16 +96,32 @@ def test_codes_and_gradients_are_those_of_the_definition(k, n_steps, signed, tie
 @pytest.mark.parametrize("backend", ["dense", "torch"])
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("signed", [True, False])
-def test_gradcheck(signed, tied, backend):
+@pytest.mark.parametrize("n_steps", [1, 3])
+def test_gradcheck(n_steps, signed, tied, backend):
     centred, W_enc, S, D = problem(d_sae=10, d_in=5, batch=3)
 
     def codes(*tensors):
         x, W, matrix = tensors
-        out = encode(x, W, matrix, matrix if tied else None, 2, signed, 3)
+        out = encode(x, W, matrix, matrix if tied else None, 2, signed, n_steps)
         return out.values, out.hidden_pre, out.linear_pre
 
     with use_backend(backend):
         assert torch.autograd.gradcheck(codes, (centred, W_enc, D if tied else S), eps=1e-7)
+
+
+@pytest.mark.parametrize(("backend", "device"), BACKENDS_AND_DEVICES)
+def test_a_step_matrix_with_columns_first_has_the_same_gradients(backend, device):
+    """A transposed view is not contiguous."""
+    centred, W_enc, S, _ = problem(device=device, dtype=torch.float32)
+    turned = S.detach().T.contiguous().requires_grad_()
+    grads = []
+    for matrix, leaf in ((S, S), (turned.T, turned)):
+        with use_backend(backend):
+            out = encode_codes(centred, W_enc, 3, True, matrix, 4)
+            grads.append(torch.autograd.grad((out.values**2).sum(), (centred, W_enc, leaf)))
+    (x_1, W_1, S_1), (x_2, W_2, S_2) = grads
+    for first, second in ((x_1, x_2), (W_1, W_2), (S_1, S_2.T)):
+        torch.testing.assert_close(first, second, rtol=1e-4, atol=1e-5)
 
 
 def test_backward_of_a_sparse_loss_is_sparse():

@@ -19,7 +19,11 @@ from tests.ops.conftest import BACKENDS_AND_DEVICES
 
 # batch, rows, columns, k: a code that fills its dictionary, odd sizes, one entry, many columns
 SIZES = [(3, 5, 2, 5), (4, 37, 19, 7), (2, 64, 300, 1), (40, 9, 16, 3)]
-TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 1e-6, torch.float16: 1e-6}
+
+
+def tolerance(backend, dtype):
+    """Kernels add in float32 what they read exactly; the other forms round in the matrix' dtype."""
+    return 1e-6 if backend == "triton" else 8 * torch.finfo(dtype).eps
 
 
 def problem(batch, n_rows, n_columns, k, device="cpu", dtype=torch.float64, seed=0):
@@ -43,7 +47,7 @@ def relative_error(found, expected):
 
 
 @pytest.mark.parametrize(("backend", "device"), BACKENDS_AND_DEVICES)
-@pytest.mark.parametrize("dtype", list(TOLERANCE))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("size", SIZES)
 def test_products(size, dtype, backend, device):
     """Dense and torch forms take products in the matrix' dtype, the kernels in float32."""
@@ -51,9 +55,6 @@ def test_products(size, dtype, backend, device):
     D, v, w = matrix.double(), x.double(), weights.double()
     codes = torch.zeros(size[0], size[1], dtype=torch.float64, device=device)
     codes.scatter_(-1, indices, w)
-    tolerance = TOLERANCE[dtype]
-    if backend != "triton" and dtype != torch.float32:
-        tolerance = 4 * torch.finfo(dtype).eps
     with use_backend(backend):
         found = {
             "sum": (sum_rows(matrix, indices, weights), codes @ D),
@@ -66,7 +67,7 @@ def test_products(size, dtype, backend, device):
         }
     for name, (out, expected) in found.items():
         assert out.dtype == torch.float32, name
-        assert relative_error(out, expected) < tolerance, name
+        assert relative_error(out, expected) < tolerance(backend, dtype), name
 
 
 @pytest.mark.parametrize(("backend", "device"), BACKENDS_AND_DEVICES)
@@ -125,15 +126,15 @@ def test_gradients_in_float32_and_under_autocast(operation, backend, device):
     expected = torch.autograd.grad((exact * target).sum(), (D, w))
     matrix.requires_grad_()
     weights.requires_grad_()
-    for autocast, tolerance in ((False, 1e-5), (True, 0.03)):
+    for autocast, most in ((False, 1e-5), (True, 0.03)):
         with use_backend(backend), torch.autocast(device, torch.bfloat16, enabled=autocast):
             out = operation(matrix, indices, weights)
             assert out.dtype == torch.float32
             found = torch.autograd.grad((out * target).sum(), (matrix, weights))
-        assert relative_error(out, exact) < tolerance
+        assert relative_error(out, exact) < most
         for f, e in zip(found, expected, strict=True):
             assert f.dtype == torch.float32
-            assert relative_error(f, e) < tolerance
+            assert relative_error(f, e) < most
 
 
 @pytest.mark.parametrize(("backend", "device"), BACKENDS_AND_DEVICES)
