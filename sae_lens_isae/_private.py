@@ -6,14 +6,26 @@ one moves.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
+import torch
 import transformer_lens.loading_from_pretrained as tl_loading
-from sae_lens import LanguageModelSAERunnerConfig
+from sae_lens import (
+    LanguageModelSAERunnerConfig,
+    LanguageModelSAETrainingRunner,
+    MultiSAETrainingRunner,
+    TrainingSAE,
+)
+from sae_lens.constants import RUNNER_CFG_FILENAME
 from sae_lens.llm_sae_training_runner import (
     _parse_cfg_args,  # pyright: ignore[reportPrivateUsage]
 )
+from typing_extensions import override
+
+from sae_lens_isae.files import whole_folder
 
 
 def parse_runner_config(args: Sequence[str]) -> LanguageModelSAERunnerConfig[Any]:
@@ -33,3 +45,47 @@ def allow_local_model(folder: str) -> None:
     names = tl_loading.OFFICIAL_MODEL_NAMES  # pyright: ignore[reportPrivateImportUsage]
     if folder not in names:
         names.append(folder)
+
+
+class SingleRunner(LanguageModelSAETrainingRunner):
+    """SAELens' runner with another way to run its trainer, and results that are whole or absent."""
+
+    fit: Callable[[Any], TrainingSAE[Any]]
+    """Called with the trainer in place of `trainer.fit()`."""
+
+    @override
+    def run_trainer_with_interruption_handling(self, trainer: Any) -> TrainingSAE[Any]:
+        return self.fit(trainer)
+
+    @override
+    def save_final_sae(
+        self,
+        sae: TrainingSAE[Any],
+        output_path: str,
+        log_feature_sparsity: torch.Tensor | None = None,
+    ) -> None:
+        with whole_folder(Path(output_path)) as scratch:
+            super().save_final_sae(sae, str(scratch), log_feature_sparsity)
+
+
+class MultiRunner(MultiSAETrainingRunner):
+    """The same for several SAEs, where both seams are private."""
+
+    fit: Callable[[Any], dict[str, TrainingSAE[Any]]]
+    """Called with the trainer in place of `trainer.fit()`."""
+
+    @override
+    def _run_with_interruption_handling(self, trainer: Any) -> dict[str, TrainingSAE[Any]]:
+        return self.fit(trainer)
+
+    @override
+    def _save_final_outputs(self, saes: dict[str, TrainingSAE[Any]], trainer: Any) -> None:
+        output_path = self.cfg.output_path
+        assert output_path is not None
+        with whole_folder(Path(output_path)) as scratch:
+            self.cfg.output_path = str(scratch)
+            try:
+                super()._save_final_outputs(saes, trainer)
+            finally:
+                self.cfg.output_path = output_path
+            (scratch / RUNNER_CFG_FILENAME).write_text(json.dumps(self.cfg.to_dict()))

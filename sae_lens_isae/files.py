@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import re
+import shutil
 import uuid
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
@@ -22,7 +24,8 @@ try:
 except ImportError:  # Windows has no advisory locks of this kind
     fcntl = None
 
-_PARTIAL = ".partial"
+PARTIAL = ".partial"
+"""Ending of files and folders that are being written; their names begin with a dot."""
 _BLOCK = 1 << 20
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+=-]{0,99}")
 
@@ -32,12 +35,27 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
 
     Several processes may write the same file: one of them wins, and no two share a scratch file.
     """
-    scratch = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}{_PARTIAL}")
+    scratch = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}{PARTIAL}")
     try:
         write(scratch)
         scratch.replace(path)
     finally:
         scratch.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Generator[Path]:
+    """A folder to write in, whose files move to `folder` when all of them are written."""
+    scratch = folder / f".{uuid.uuid4().hex[:12]}{PARTIAL}"
+    scratch.mkdir(parents=True)
+    try:
+        yield scratch
+        for file in [file for file in scratch.rglob("*") if file.is_file()]:
+            place = folder / file.relative_to(scratch)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            file.replace(place)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def json_records(table: pd.DataFrame) -> list[dict[str, Any]]:
@@ -55,9 +73,9 @@ def write_json(path: Path, data: Any, indent: int | None = 2) -> None:
 def output_folder(folder: Path, flag: str = "--out") -> Generator[Path]:
     """Make a folder for results and keep other processes from writing there meanwhile.
 
-    Entered before any work is done, so that a folder that cannot be written costs nothing. A folder
-    that was made here and is still empty when the work fails is removed again. The lock is advisory
-    and ends with the process; a file system without locks does without.
+    Entered before any work is done, so that a folder that cannot be written costs nothing. Folders
+    that were made here and are still empty at the end are removed again. The lock is advisory and
+    ends with the process; a file system without locks does without.
 
     Args:
         flag: The option that names the folder, for messages.
@@ -79,23 +97,22 @@ def output_folder(folder: Path, flag: str = "--out") -> Generator[Path]:
             except OSError:
                 pass
         # left by a process that was killed: nobody else writes here now
-        for left in folder.rglob(f".*{_PARTIAL}"):
-            left.unlink(missing_ok=True)
+        for left in list(folder.rglob(f".*{PARTIAL}")):
+            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
         yield folder
-    except BaseException:
-        if made and not any(folder.iterdir()):
-            folder.rmdir()
-        raise
     finally:
         os.close(descriptor)
+        for empty in made:
+            with contextlib.suppress(OSError):
+                empty.rmdir()
 
 
-def _make(folder: Path, flag: str) -> bool:
-    """Make a folder that can be written; whether it was not there before."""
-    made = not folder.exists()
+def _make(folder: Path, flag: str) -> list[Path]:
+    """Make a folder that can be written; those that were not there before, innermost first."""
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".{uuid.uuid4().hex[:12]}{_PARTIAL}"
+        probe = folder / f".{uuid.uuid4().hex[:12]}{PARTIAL}"
         probe.touch()
         probe.unlink()
     except (FileExistsError, NotADirectoryError) as error:

