@@ -205,7 +205,10 @@ def _resume(
     if stream is not None and (folder / STATE_FILENAME).is_file():
         stream.load(folder)
         return
-    store.load_from_checkpoint(folder)
+    provider = trainer.data_provider
+    prefetches = isinstance(provider, PrefetchingIterator)
+    with provider.paused() if prefetches else contextlib.nullcontext():
+        store.load_from_checkpoint(folder)
     reason = "activations are prefetched" if stream is None else f"it has no {STATE_FILENAME}"
     warnings.warn(
         f"{folder} is not resumed exactly, since {reason}: the text goes on near "

@@ -9,6 +9,7 @@ import logging
 import math
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, fields
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +33,7 @@ from tqdm.auto import tqdm
 from transformers import set_seed
 
 from sae_lens_isae._private import MultiRunner, SingleRunner, parse_runner_config
-from sae_lens_isae.errors import InputError, MissingInputError
+from sae_lens_isae.errors import InputError, MissingInputError, explained
 from sae_lens_isae.files import output_folder, write_whole
 from sae_lens_isae.recovery import check_checkpoint, fit
 from sae_lens_isae.sources import (
@@ -89,7 +90,10 @@ def load_runner_config(
     """
     if config is not None and not config.is_file():
         raise MissingInputError(f"there is no config file {config}")
-    return parse_runner_config([*(_yaml_to_flags(config) if config else []), *args])
+    flags = [*(_yaml_to_flags(config) if config else []), *args]
+    subject = f"{config} with these flags" if config else "the command line"
+    with explained(subject, "is refused by SAELens", "`isae train --help` lists every flag"):
+        return parse_runner_config(flags)
 
 
 def train(
@@ -357,11 +361,14 @@ def _next_activations(store: ActivationsStore, n: int) -> torch.Tensor:
 
 
 def _yaml_to_flags(path: Path) -> list[str]:
-    settings = yaml.safe_load(path.read_text())
+    with explained(path, "is not a YAML file"):
+        settings: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
     sae = settings.get("sae") if isinstance(settings, dict) else None
     if not isinstance(sae, dict) or "architecture" not in sae:
         raise InputError(f"{path}: needs a mapping `sae:` with an `architecture`")
-    if sae["architecture"] not in SAE_TRAINING_CLASS_REGISTRY:
+    if not isinstance(settings.get("logger") or {}, dict):
+        raise InputError(f"{path}: `logger:` must be a mapping, got {settings['logger']!r}")
+    if str(sae["architecture"]) not in SAE_TRAINING_CLASS_REGISTRY:
         raise InputError(
             f"{path}: unknown architecture {sae['architecture']!r}, expected one of "
             f"{sorted(SAE_TRAINING_CLASS_REGISTRY)}"
@@ -377,7 +384,11 @@ def _yaml_to_flags(path: Path) -> list[str]:
     ):
         for name, value in values.items():
             if name not in known:
-                raise InputError(f"{path}: unknown field {prefix}{name}")
+                near = get_close_matches(str(name), known, n=1)
+                hint = f"; did you mean {prefix}{near[0]}?" if near else ""
+                raise InputError(f"{path}: unknown field {prefix}{name}{hint}")
+            if isinstance(value, list) and any(isinstance(v, dict | list) for v in value):
+                raise InputError(f"{path}: {prefix}{name} is a list of lists or mappings")
             # SAELens' parser prefixes the SAE's fields only where the runner has the same name
             clash = prefix == "sae." and name in runner_fields
             flags += _flag(f"sae.{name}" if clash else name, value)

@@ -194,7 +194,7 @@ def test_pairwise_and_audit_write_their_reports(tmp_path):
             assert "Theorem 3.6" in printed
     pairwise = tmp_path / "pairwise_report"
     report = json.loads((pairwise / "pairwise.json").read_text())
-    assert report["schema"] == "sae-lens-isae/pairwise/1"
+    assert report["schema"] == "sae-lens-isae/pairwise/2"
     assert [p["same_sae"] for p in report["pairs"]] == [False, True, False]
     table = pd.read_csv(pairwise / "latents.csv")
     columns = json.loads((pairwise / "latents.json").read_text())

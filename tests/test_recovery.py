@@ -1,0 +1,340 @@
+"""Interrupted training goes on to the same SAE, bit for bit."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from sae_lens import ActivationsStore, LanguageModelSAERunnerConfig, LoggingConfig, SAETrainer
+from safetensors.torch import load_file
+from transformers import set_seed
+
+from sae_lens_isae.activation_stream import STATE_FILENAME, MixedActivations
+from sae_lens_isae.recovery import Stopped
+from sae_lens_isae.sources import load_language_model
+from sae_lens_isae.training import train
+from tests.conftest import D_IN, D_SAE, K, complaint, isae_config
+
+HOOK = "model.layers.0"
+
+
+def runner_config(tiny_model, folder, **changes):
+    model, text = tiny_model
+    settings = {
+        "sae": isae_config("iSAE-ME", normalize_activations="expected_average_only_in"),
+        "model_name": str(model),
+        "model_class_name": "AutoModelForCausalLM",
+        "hook_name": HOOK,
+        "dataset_path": str(text),
+        "streaming": False,
+        "context_size": 16,
+        # more than the text has: it is read several times
+        "training_tokens": 64 * 40,
+        "train_batch_size_tokens": 64,
+        "n_batches_in_buffer": 12,
+        "store_batch_size_prompts": 3,
+        "n_batches_for_norm_estimate": 2,
+        "exclude_special_tokens": True,
+        "lr": 0.003,
+        "lr_warm_up_steps": 5,
+        "lr_decay_steps": 10,
+        "dead_feature_window": 3,
+        "n_checkpoints": 2,
+        "checkpoint_path": str(folder / "checkpoints"),
+        "output_path": str(folder / "out"),
+        "logger": LoggingConfig(log_to_wandb=False),
+        **changes,
+    }
+    return LanguageModelSAERunnerConfig(**settings)
+
+
+def trained(cfg, n_seeds):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        train(cfg, n_seeds=n_seeds, n_eval_batches=0, n_kept_activations=50)
+    return weights(Path(cfg.output_path))
+
+
+def weights(out):
+    found = {}
+    for path in sorted(out.rglob("*.safetensors")):
+        found |= {f"{path.relative_to(out)}:{k}": v for k, v in load_file(path).items()}
+    return found
+
+
+def assert_same(first, second):
+    assert first.keys() == second.keys()
+    for name in first:
+        assert torch.equal(first[name], second[name]), name
+
+
+def checkpoints(folder):
+    return sorted(
+        (p.parent if p.parent.name.isdigit() else p.parent.parent)
+        for p in (folder / "checkpoints").rglob("trainer_state.pt")
+    )
+
+
+def interrupt_at(monkeypatch, step, kind=signal.SIGTERM):
+    """Send a signal in the middle of a training step."""
+    original, count = SAETrainer.step, [0]
+
+    def interrupted(self, batch):
+        count[0] += 1
+        if count[0] == step:
+            os.kill(os.getpid(), kind)
+        return original(self, batch)
+
+    monkeypatch.setattr(SAETrainer, "step", interrupted)
+
+
+@pytest.mark.parametrize("mixing", [0.5, 0.9, 0.0])
+@pytest.mark.parametrize("cached", [False, True])
+def test_the_stream_gives_what_sae_lens_gives(tiny_model, tmp_path, mixing, cached):
+    changes = {"activations_mixing_fraction": mixing}
+    if cached:
+        changes |= {
+            "use_cached_activations": True,
+            "cached_activations_path": str(cache(tiny_model, tmp_path / "cache")),
+        }
+    cfg = runner_config(tiny_model, tmp_path, **changes)
+    model = load_language_model(cfg.model_name, cfg.model_class_name, "cpu", [HOOK])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        set_seed(3)
+        theirs = ActivationsStore.from_config(model, cfg)
+        expected = [next(theirs) for _ in range(150)]
+        set_seed(3)
+        ours = MixedActivations(ActivationsStore.from_config(model, cfg), lambda: None)
+        for number, batch in enumerate(expected):
+            assert torch.equal(next(ours), batch), number
+
+
+def cache(tiny_model, folder):
+    from sae_lens import CacheActivationsRunner, CacheActivationsRunnerConfig
+
+    model, text = tiny_model
+    CacheActivationsRunner(
+        CacheActivationsRunnerConfig(
+            dataset_path=str(text),
+            model_name=str(model),
+            model_class_name="AutoModelForCausalLM",
+            model_batch_size=4,
+            hook_name=HOOK,
+            d_in=D_IN,
+            training_tokens=16 * 120,
+            new_cached_activations_path=str(folder),
+            context_size=16,
+            buffer_size_gb=0.001,
+            streaming=False,
+            prepend_bos=True,
+        )
+    ).run()
+    return folder
+
+
+@pytest.mark.parametrize("n_seeds", [1, 2])
+@pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGINT])
+def test_stopped_and_resumed(tiny_model, tmp_path, monkeypatch, n_seeds, kind):
+    whole = trained(runner_config(tiny_model, tmp_path / "whole"), n_seeds)
+    before = signal.getsignal(kind)
+    with monkeypatch.context() as patched:
+        interrupt_at(patched, 11 * n_seeds, kind)
+        with pytest.raises(Stopped, match="after 704 tokens, with a checkpoint in") as stop:
+            trained(runner_config(tiny_model, tmp_path / "half"), n_seeds)
+    assert signal.getsignal(kind) is before
+    folder = str(stop.value).rpartition(" ")[2]
+    cfg = runner_config(tiny_model, tmp_path / "rest", resume_from_checkpoint=folder)
+    assert_same(trained(cfg, n_seeds), whole)
+
+
+@pytest.mark.parametrize("n_seeds", [1, 2])
+def test_resumed_from_a_checkpoint_on_the_way(tiny_model, tmp_path, n_seeds):
+    whole = trained(runner_config(tiny_model, tmp_path / "whole"), n_seeds)
+    kept = checkpoints(tmp_path / "whole")
+    assert len(set(kept)) == 2
+    for folder in set(kept):
+        cfg = runner_config(tiny_model, tmp_path / folder.name, resume_from_checkpoint=str(folder))
+        assert_same(trained(cfg, n_seeds), whole)
+        # those that the run had passed are not written again
+        assert len(set(checkpoints(tmp_path / folder.name))) < 2
+
+
+def test_the_first_of_several_seeds_is_the_sae_of_this_seed(tiny_model, tmp_path):
+    alone = trained(runner_config(tiny_model, tmp_path / "alone"), 1)
+    both = trained(runner_config(tiny_model, tmp_path / "both"), 2)
+    name = "sae_weights.safetensors"
+    mine = {k: v for k, v in alone.items() if k.startswith(name)}
+    assert_same({f"seed_42/{k}": v for k, v in mine.items()},
+                {k: v for k, v in both.items() if k.startswith(f"seed_42/{name}")})  # fmt: skip
+    assert_same(
+        {k: v for k, v in alone.items() if k.startswith("activations")},
+        {k: v for k, v in both.items() if k.startswith("activations")},
+    )
+
+
+def test_without_checkpoints_the_message_says_so(tiny_model, tmp_path, monkeypatch):
+    interrupt_at(monkeypatch, 4)
+    with pytest.raises(Stopped, match="after 256 tokens; nothing was saved"):
+        trained(runner_config(tiny_model, tmp_path, checkpoint_path=None), 1)
+    assert not (tmp_path / "out").exists()
+
+
+def test_with_prefetching_it_goes_on_and_says_that_it_is_not_the_same(
+    tiny_model, tmp_path, monkeypatch
+):
+    with monkeypatch.context() as patched:
+        interrupt_at(patched, 11)
+        with pytest.raises(Stopped, match="with a checkpoint") as stop:
+            trained(runner_config(tiny_model, tmp_path, prefetch_llm_batches=True), 1)
+    folder = str(stop.value).rpartition(" ")[2]
+    cfg = runner_config(
+        tiny_model, tmp_path / "rest", prefetch_llm_batches=True, resume_from_checkpoint=folder
+    )
+    with pytest.warns(UserWarning, match="not resumed exactly, since activations are prefetched"):
+        train(cfg, n_eval_batches=0, n_kept_activations=0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"context_size": 20}, "context_size 16 instead of 20"),
+        ({"n_batches_in_buffer": 30}, "n_batches_in_buffer 12 instead of 30"),
+        ({"exclude_special_tokens": False}, "exclude_special_tokens"),
+        ({"sae": isae_config("iSAE-ME", d_sae=D_SAE + 1)}, "cannot be resumed"),
+        ({"sae": isae_config("iSAE-ME full")}, "cannot be resumed"),
+    ],
+)
+def test_another_run_is_not_resumed(tiny_model, tmp_path, changes, message):
+    trained(runner_config(tiny_model, tmp_path), 1)
+    folder = str(checkpoints(tmp_path)[0])
+    cfg = runner_config(tiny_model, tmp_path / "b", resume_from_checkpoint=folder, **changes)
+    with pytest.raises(ValueError, match=message):
+        train(cfg, n_eval_batches=0)
+
+
+def test_damaged_checkpoints_are_named(tiny_model, tmp_path):
+    trained(runner_config(tiny_model, tmp_path), 1)
+    whole = checkpoints(tmp_path)[0]
+    for file in ("trainer_state.pt", "sae_weights.safetensors", STATE_FILENAME):
+        folder = tmp_path / f"broken_{file}"
+        shutil.copytree(whole, folder)
+        (folder / file).write_bytes((folder / file).read_bytes()[:100])
+        cfg = runner_config(tiny_model, tmp_path / "b", resume_from_checkpoint=str(folder))
+        with pytest.raises(ValueError, match=r"broken_.* (cannot be resumed|is damaged)"):
+            train(cfg, n_eval_batches=0)
+    for n_seeds, folder in ((1, tmp_path / "none"), (2, whole), (1, tmp_path)):
+        cfg = runner_config(tiny_model, tmp_path / "b", resume_from_checkpoint=str(folder))
+        with pytest.raises(ValueError, match="checkpoint"):
+            train(cfg, n_seeds=n_seeds, n_eval_batches=0)
+
+
+def command_line(tiny_model, folder, n_steps):
+    model, text = tiny_model
+    settings = {
+        "model_name": str(model),
+        "model_class_name": "AutoModelForCausalLM",
+        "hook_name": HOOK,
+        "dataset_path": str(text),
+        "streaming": False,
+        "context_size": 16,
+        "training_tokens": 64 * n_steps,
+        "train_batch_size_tokens": 64,
+        "n_batches_in_buffer": 12,
+        "store_batch_size_prompts": 3,
+        "n_checkpoints": n_steps // 10,
+        "checkpoint_path": str(folder / "checkpoints"),
+        "output_path": str(folder / "out"),
+        "sae": {"architecture": "isae", "d_in": D_IN, "d_sae": D_SAE, "k": K},
+        "logger": {"log_to_wandb": False},
+    }
+    folder.mkdir(exist_ok=True)
+    (folder / "config.yaml").write_text(yaml.safe_dump(settings))
+    return [sys.executable, "-m", "sae_lens_isae", "train", "--config", folder / "config.yaml",
+            "--eval-batches", "0", "--keep-activations", "0"]  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n_seeds", [1, 2])
+def test_killed_at_random_moments_and_resumed(tiny_model, tmp_path, n_seeds):
+    """Whatever is there under a final name is whole, and the last checkpoint leads to the same."""
+    env = {**os.environ, "OMP_NUM_THREADS": "2", "HF_HUB_OFFLINE": "1"}
+    n_steps = 400
+    command = [*command_line(tiny_model, tmp_path / "whole", n_steps), "--seeds", str(n_seeds)]
+    start = time.monotonic()
+    subprocess.run(command, check=True, capture_output=True, env=env)
+    seconds = time.monotonic() - start
+    whole = weights(tmp_path / "whole" / "out")
+    rng = random.Random(n_seeds)
+    command = [*command_line(tiny_model, tmp_path / "killed", n_steps), "--seeds", str(n_seeds)]
+    n_killed = 0
+    for _ in range(4):
+        resume = []
+        if kept := checkpoints(tmp_path / "killed"):
+            newest = max(kept, key=lambda path: int(path.name))
+            resume = ["--resume_from_checkpoint", newest]
+        process = subprocess.Popen(
+            [*command, *resume], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env
+        )
+        try:
+            process.wait(timeout=rng.uniform(0.5, 0.95) * seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            n_killed += 1
+        process.communicate()
+        for path in (tmp_path / "killed").rglob("*.safetensors"):
+            if not any(part.endswith(".partial") for part in path.parts):
+                load_file(path)
+    assert n_killed > 0
+    kept = checkpoints(tmp_path / "killed")
+    resume = ["--resume_from_checkpoint", max(kept, key=lambda path: int(path.name))]
+    done = subprocess.run([*command, *resume], capture_output=True, text=True, env=env, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert_same(weights(tmp_path / "killed" / "out"), whole)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--training_tokens", 0), "training_tokens must be >= 64, got 0"),
+        (("--train_batch_size_tokens", -5), "train_batch_size_tokens must be >= 1, got -5"),
+        (("--store_batch_size_prompts", 0), "store_batch_size_prompts must be >= 1, got 0"),
+        (("--n_batches_in_buffer", 2), "do not fill a batch"),
+        (("--context_size", 0), "adjust your seqpos or context_size"),
+        (("--lr", "nan"), "lr must be a number > 0, got nan"),
+        (("--seeds", 0), "seeds must be >= 1, got 0"),
+        (("--eval-batches", -1), "eval_batches must be >= 0, got -1"),
+        (("--keep-activations", -1), "keep_activations must be >= 0, got -1"),
+        (("--output_path", "config.yaml"), "is, or lies below, a file"),
+        (("--output_path", "config.yaml/x"), "is, or lies below, a file"),
+        (("--output_path", "/proc/x"), "--output_path /proc/x cannot be written"),
+        (("--checkpoint_path", "config.yaml"), "--checkpoint_path config.yaml"),
+        (("--hook_name", "model.layers.9"), "no hook 'model.layers.9'; the nearest are ['model"),
+        (("--d_in", 20), "d_in is 20, but the model's activations at model.layers.0 have 16"),
+        (("--dataset_path", "none/such"), "the data set 'none/such' cannot be read"),
+        (("--resume_from_checkpoint", "none"), "there is no checkpoint none"),
+        (("--model_name", "none/such"), "the model none/such cannot be loaded"),
+        (("--model_class_name", "Bert"), "model_class_name must be one of"),
+        (("--device", "cuda"), "use --device cpu"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_found_before_training(
+    tiny_model, tmp_path, flags, message, monkeypatch, capsys
+):
+    if flags[0] == "--device" and torch.cuda.is_available():
+        pytest.skip("needs a machine without CUDA")
+    arguments = command_line(tiny_model, tmp_path, 20)[3:]
+    monkeypatch.setattr(SAETrainer, "fit", lambda *_: pytest.fail("training began"))
+    assert message in complaint([*arguments, *flags], tmp_path, monkeypatch, capsys)
+    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "checkpoints").exists()
