@@ -268,7 +268,7 @@ def _tasks(
     dependencies: dict[str, dict[str, Any]],
 ) -> list[_Task]:
     """Eval by eval, for what the SAEs share is made for the first of them."""
-    models = {label: LinearModel(sae) for label, sae in saes.items()}
+    models = {label: LinearModel(sae, label) for label, sae in saes.items()}
     signed = {label: has_signed_codes(model) for label, model in models.items()}
     releases = {
         label: release_and_id(source) or (label, "custom_sae")

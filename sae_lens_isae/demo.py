@@ -19,6 +19,7 @@ from transformers import set_seed
 from sae_lens_isae.architectures.schedule import SyntheticSchedule
 from sae_lens_isae.architectures.variants import paper_variants
 from sae_lens_isae.errors import InputError
+from sae_lens_isae.files import output_folder
 from sae_lens_isae.identifiability.pairwise import pairwise_identifiability
 from sae_lens_isae.identifiability.table import TableRow, table_row
 from sae_lens_isae.report.demo_page import write_demo_page
@@ -77,7 +78,11 @@ def run_demo(out: Path, n_seeds: int = 2, settings: SyntheticDemo | None = None)
         ValueError: Fewer than two seeds: there is nothing to compare.
     """
     _check_seeds(n_seeds)
-    s = settings or SyntheticDemo()
+    with output_folder(out):
+        return _run_synthetic(out, n_seeds, settings or SyntheticDemo())
+
+
+def _run_synthetic(out: Path, n_seeds: int, s: SyntheticDemo) -> list[TableRow]:
     data = signed_synthetic_model(s.n_concepts, s.d_in, s.k)
     schedule = SyntheticSchedule(s.n_steps, s.lr)
     variants = paper_variants(

@@ -8,6 +8,7 @@ CSV, SAELens' configs) runs inside `explained`, which names the file and says wh
 from __future__ import annotations
 
 import argparse
+import csv
 import errno
 import os
 import struct
@@ -27,6 +28,7 @@ _READING_FAILURES = (
     ArithmeticError,
     AssertionError,
     AttributeError,
+    csv.Error,
     EOFError,
     LookupError,
     MemoryError,

@@ -18,6 +18,7 @@ from sae_lens_isae.errors import InputError
 from sae_lens_isae.files import output_folder, write_json, write_whole
 from sae_lens_isae.identifiability.activations import (
     ActivationSource,
+    as_source,
     from_model,
     open_activations,
 )
@@ -49,7 +50,7 @@ from sae_lens_isae.report.bench_page import write_bench_page
 from sae_lens_isae.report.pairwise_page import write_pairwise_page
 from sae_lens_isae.report.recode_page import write_recode_page
 from sae_lens_isae.saebench.plots import plot_with_saebench
-from sae_lens_isae.sources import check_device
+from sae_lens_isae.sources import check_device, check_seed
 
 TableFormat = Literal["parquet", "csv"]
 
@@ -82,6 +83,7 @@ class Inputs:
             InputError: Something cannot be loaded or does not go together; the message says what.
         """
         _check(self.n_samples, self.device)
+        check_seed(self.seed)
         set_seed(self.seed)
         names = labels(self.saes)
         saes = {
@@ -151,7 +153,9 @@ class RecodeInputs:
         if prompts is None:
             check_comparable(saes, force=self.force)
             hook = loaded[0].cfg.metadata.hook_name
-            source = open_activations(str(self.activations), self.n_samples, hook)
+            source = as_source(
+                open_activations(str(self.activations), self.n_samples, hook), loaded[0].cfg.d_in
+            )
             return saes, torch.cat(list(source.batches(source.n_samples))), source.description
         model_name, prompted = self._prompted(loaded, prompts)
         return saes, prompted, f"last position of {len(prompts)} prompts, {model_name}"

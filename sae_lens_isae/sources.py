@@ -164,10 +164,26 @@ def check_device(device: str) -> None:
     """Refuse a device that torch does not see.
 
     Raises:
-        ValueError: It is a CUDA device, and there is none.
+        InputError: There is no such device.
     """
-    if device.startswith("cuda") and not torch.cuda.is_available():
+    try:
+        kind = torch.device(device)
+    except RuntimeError as error:
+        raise InputError(f"device {device!r} is none that torch knows, e.g. cpu, cuda") from error
+    if kind.type == "cuda" and not torch.cuda.is_available():
         raise InputError(f"device {device}: torch sees no CUDA device, use --device cpu")
+    if kind.type == "cuda" and (kind.index or 0) >= torch.cuda.device_count():
+        raise InputError(f"device {device}: torch sees {torch.cuda.device_count()} CUDA devices")
+
+
+def check_seed(seed: int) -> None:
+    """Refuse a seed that NumPy's generators do not take.
+
+    Raises:
+        InputError: It is out of range.
+    """
+    if not 0 <= seed < 2**32:
+        raise InputError(f"seed must be between 0 and {2**32 - 1}, got {seed}")
 
 
 def check_hook(model: HookedRootModule, hook_name: str) -> None:
@@ -234,6 +250,20 @@ _TEXT_COLUMNS = (
     "conversations",
     "messages",
 )
+
+
+def context_length(model: HookedRootModule) -> int:
+    """How many tokens a model reads, as far as its config says; SAELens wraps two kinds."""
+    wrapped: Any = getattr(model, "model", None)
+    for config in (getattr(model, "cfg", None), getattr(wrapped, "config", None)):
+        for name in ("n_ctx", "max_position_embeddings"):
+            length = getattr(config, name, None)
+            if isinstance(length, int):
+                return length
+    return _CONTEXT_LENGTH
+
+
+_CONTEXT_LENGTH = 1024
 
 
 def hook_layer(hook_name: str) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import io
 import json
 import logging
 import math
@@ -39,6 +40,7 @@ from sae_lens_isae.recovery import check_checkpoint, fit
 from sae_lens_isae.sources import (
     PACKAGE_PREFIX,
     check_device,
+    check_seed,
     check_text,
     check_width,
     load_language_model,
@@ -92,8 +94,20 @@ def load_runner_config(
         raise MissingInputError(f"there is no config file {config}")
     flags = [*(_yaml_to_flags(config) if config else []), *args]
     subject = f"{config} with these flags" if config else "the command line"
-    with explained(subject, "is refused by SAELens", "`isae train --help` lists every flag"):
-        return parse_runner_config(flags)
+    advice = "`isae train --help` lists every flag"
+    usage = io.StringIO()
+    try:
+        with (
+            explained(subject, "is refused by SAELens", advice),
+            contextlib.redirect_stderr(usage),
+        ):
+            return parse_runner_config(flags)
+    except SystemExit as stop:
+        # some mistakes end the parser at once, with the usage of every flag before the reason
+        if stop.code in (0, None):
+            raise
+        said = usage.getvalue().strip().rpartition("error: ")[2]
+        raise InputError(f"{subject} is refused by SAELens: {said}; {advice}") from None
 
 
 def train(
@@ -123,6 +137,7 @@ def train(
     """
     if n_seeds < 1:
         raise InputError(f"seeds must be >= 1, got {n_seeds}")
+    check_seed(cfg.seed)
     if n_seeds > 1:
         seeds = range(cfg.seed, cfg.seed + n_seeds)
         saes = {f"seed_{seed}": seeded_sae(cfg.sae, seed) for seed in seeds}
@@ -271,6 +286,7 @@ def _check_settings(
             f"train_batch_size_tokens = {cfg.train_batch_size_tokens}; raise n_batches_in_buffer"
         )
     check_device(cfg.device)
+    check_seed(cfg.seed)
 
 
 def _model_and_text(cfg: LanguageModelSAERunnerConfig[Any]) -> dict[str, Any]:

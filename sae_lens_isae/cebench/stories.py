@@ -14,7 +14,7 @@ from jaxtyping import Float
 from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
 
-from sae_lens_isae.errors import InputError, MissingInputError
+from sae_lens_isae.errors import InputError, MissingInputError, explained
 from sae_lens_isae.files import write_whole
 from sae_lens_isae.sources import hook_layer
 
@@ -125,13 +125,11 @@ def _published() -> pd.DataFrame:
 def _read(path: Path) -> pd.DataFrame:
     if not path.is_file():
         raise MissingInputError(f"there is no file of stories {path}")
-    try:
+    with explained(path, "cannot be read", "save it as UTF-8"):
         if path.suffix == ".csv":
-            return pd.read_csv(path)
+            return pd.read_csv(path, encoding="utf-8-sig")
         if path.suffix == ".jsonl":
             return pd.read_json(path, lines=True)
         if path.suffix == ".json":
-            return pd.DataFrame(json.loads(path.read_text(encoding="utf-8")))
-    except ValueError as error:
-        raise InputError(f"{path} cannot be read: {error}") from error
+            return pd.DataFrame(json.loads(path.read_text(encoding="utf-8-sig")))
     raise InputError(f"stories must be .json, .jsonl or .csv, got {path.name}")

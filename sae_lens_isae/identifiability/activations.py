@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from sae_lens.synthetic import SyntheticModel
 from sae_lens.util import get_special_token_ids
 from safetensors import safe_open
 
-from sae_lens_isae.errors import InputError, MissingInputError
+from sae_lens_isae.errors import InputError, MissingInputError, explained
 from sae_lens_isae.identifiability.loading import load_shared_model
 from sae_lens_isae.sources import PACKAGE_PREFIX, load_package_text
 from sae_lens_isae.synthetic import GENERATORS
@@ -31,6 +32,8 @@ DEFAULT_N_SAMPLES = 4096
 """Drawn from a model or a generator, which have no end of their own."""
 
 _CHUNK = 4096
+_FLOAT_DTYPES = ("F16", "BF16", "F32", "F64")
+_MOST_NUMBERS = 2**31
 _PROMPTS = 8
 
 
@@ -55,11 +58,14 @@ class ActivationSource:
         """
         left = self.n_samples
         for chunk in self.chunks():
-            for batch in chunk[:left].split(size):
+            for part in chunk[:left].split(size):
+                batch = part.float()
                 if not batch.isfinite().all():
-                    raise InputError(f"{self.description}: the activations hold NaN or Inf")
+                    raise InputError(
+                        f"{self.description}: the activations hold NaN or Inf in float32"
+                    )
                 left -= len(batch)
-                yield batch.float()
+                yield batch
             if left <= 0:
                 return
         raise InputError(
@@ -122,10 +128,11 @@ def open_activations(
         return _from_cached(path, n_samples, hook_name)
     if not path.is_file():
         raise MissingInputError(f"there is no activations file or folder {path}")
-    if path.suffix == ".npy":
-        return _from_array(np.load(path, mmap_mode="r"), path, n_samples)
-    if path.suffix == ".safetensors":
-        return _from_safetensors(path, n_samples)
+    with explained(path, "cannot be read as activations", "write it again"):
+        if path.suffix == ".npy":
+            return _from_array(np.load(path, mmap_mode="r"), path, n_samples)
+        if path.suffix == ".safetensors":
+            return _from_safetensors(path, n_samples)
     raise InputError(
         f"activations must be .safetensors, .npy, a folder of cached activations or "
         f"{SYNTHETIC_PREFIX}NAME, got {path.name}"
@@ -248,31 +255,45 @@ def _from_generator_name(name: str, n_samples: int | None) -> ActivationSource:
     kind, *options = name.removeprefix(SYNTHETIC_PREFIX).split(",")
     if kind not in GENERATORS:
         raise InputError(f"{name}: unknown generator {kind!r}, expected one of {list(GENERATORS)}")
-    try:
-        settings = {key: _number(value) for key, value in (o.split("=") for o in options)}
-        model = GENERATORS[kind](**settings)
-    except (TypeError, ValueError) as error:
-        raise InputError(
-            f"{name}: {error}; expected e.g. "
-            f"{SYNTHETIC_PREFIX}{kind},num_features=256,hidden_dim=96,k=5,seed=0"
-        ) from error
+    example = f"{SYNTHETIC_PREFIX}{kind},num_features=256,hidden_dim=96,k=5,seed=0"
+    with explained(name, "is no generator", f"expected e.g. {example}"):
+        model = GENERATORS[kind](**_generator_settings(name, kind, options))
     return from_generator(model, n_samples or DEFAULT_N_SAMPLES, name)
 
 
-def _number(text: str) -> int | float:
-    return float(text) if "." in text else int(text)
+def _generator_settings(name: str, kind: str, options: list[str]) -> dict[str, Any]:
+    parameters = inspect.signature(GENERATORS[kind]).parameters
+    settings: dict[str, Any] = {}
+    for option in options:
+        key, value = option.split("=")
+        if key in settings:
+            raise InputError(f"{name}: {key} is given twice")
+        settings[key] = float(value) if "." in value else int(value)
+        whole = key in parameters and parameters[key].annotation == "int"
+        if whole and (isinstance(settings[key], float) or settings[key] < 0):
+            raise InputError(f"{name}: {key} must be an integer >= 0, got {value}")
+    n_numbers = settings.get("num_features", 1) * settings.get("hidden_dim", 1)
+    if n_numbers > _MOST_NUMBERS:
+        raise InputError(
+            f"{name}: num_features * hidden_dim = {n_numbers:,} concepts' entries do not fit in "
+            "memory; use smaller sizes"
+        )
+    return settings
 
 
-def _from_array(array: np.ndarray, path: Path, n_samples: int | None) -> ActivationSource:
-    if array.ndim < 2 or array.dtype.kind != "f":
+def _from_array(array: Any, path: Path, n_samples: int | None) -> ActivationSource:
+    if not isinstance(array, np.ndarray):
+        raise InputError(f"{path} is no single array; save one with numpy.save")
+    if array.ndim < 2 or array.dtype.kind != "f" or array.dtype.itemsize > 8:
         raise _not_activations(path, str(array.dtype), array.shape)
+    native = array.dtype.newbyteorder("=")
     rows = array.reshape(-1, array.shape[-1])
     n = min(n_samples or len(rows), len(rows))
 
     def chunks() -> Iterator[torch.Tensor]:
         for start in range(0, n, _CHUNK):
-            # a copy: the file is mapped read-only
-            yield torch.from_numpy(np.array(rows[start : start + _CHUNK]))
+            # a copy: the file is mapped read-only, and may come from a machine of another kind
+            yield torch.from_numpy(np.array(rows[start : start + _CHUNK], dtype=native))
 
     return ActivationSource(n, rows.shape[1], str(path), chunks)
 
@@ -287,7 +308,7 @@ def _from_safetensors(path: Path, n_samples: int | None) -> ActivationSource:
             )
         view = file.get_slice(name)
         shape, dtype = tuple(view.get_shape()), view.get_dtype()
-    if len(shape) < 2 or not dtype.startswith(("F", "BF")):
+    if len(shape) < 2 or dtype not in _FLOAT_DTYPES:
         raise _not_activations(path, dtype, shape)
     per_row = int(np.prod(shape[1:-1]))
     n = min(n_samples or shape[0] * per_row, shape[0] * per_row)
@@ -303,10 +324,8 @@ def _from_safetensors(path: Path, n_samples: int | None) -> ActivationSource:
 
 
 def _from_cached(folder: Path, n_samples: int | None, hook_name: str | None) -> ActivationSource:
-    try:
+    with explained(folder, "is not a data set of cached activations"):
         dataset = load_from_disk(str(folder))
-    except (FileNotFoundError, ValueError) as error:
-        raise InputError(f"{folder} is not a data set of cached activations: {error}") from error
     if not isinstance(dataset, Dataset):
         raise InputError(f"{folder} holds several data sets, name the folder of one")
     columns = [c for c in dataset.column_names if c != "token_ids"]
@@ -314,8 +333,11 @@ def _from_cached(folder: Path, n_samples: int | None, hook_name: str | None) -> 
         if len(columns) != 1:
             raise InputError(f"{folder} holds {columns}, and the SAE's hook is {hook_name!r}")
         hook_name = columns[0]
-    rows = dataset.select_columns([hook_name]).with_format("torch")
-    shape = tuple(rows[0][hook_name].shape) if len(rows) else (0, 0)
+    with explained(folder, "is not a data set of cached activations"):
+        rows = dataset.select_columns([hook_name]).with_format("torch")
+        shape = tuple(rows[0][hook_name].shape) if len(rows) else (0, 0)
+        if len(shape) != 2:
+            raise _not_activations(folder, hook_name, shape)
     n = min(n_samples or len(rows) * shape[0], len(rows) * shape[0])
     step = max(1, _CHUNK // max(shape[0], 1))
 

@@ -214,7 +214,8 @@ def audit_together(
         raise InputError("no SAE was given")
     differences = check_comparable(saes, force=force)
     streams = {
-        name: _Stream(name, LinearModel(sae), n_kept, n_supports) for name, sae in saes.items()
+        name: _Stream(name, LinearModel(sae, name), n_kept, n_supports)
+        for name, sae in saes.items()
     }
     sources = {name: as_source(activations, stream.model.d_in) for name, stream in streams.items()}
     source = next(iter(sources.values()))

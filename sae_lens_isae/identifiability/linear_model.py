@@ -51,19 +51,25 @@ class LinearCode:
 class LinearModel:
     """Stateless encoding and decoding with a SAELens SAE. The SAE itself is not changed.
 
+    Args:
+        name: Of the SAE, for messages; by default its architecture.
+
     Raises:
-        ValueError: The architecture is not of the form x = D z + b for single activations.
+        InputError: The architecture is not of the form x = D z + b for single activations, or a
+            weight is not finite.
     """
 
-    def __init__(self, sae: SAE[Any]) -> None:
-        _check_form(sae)
-        for name, weight in sae.named_parameters():
+    def __init__(self, sae: SAE[Any], name: str | None = None) -> None:
+        architecture = sae.cfg.architecture()
+        self.name = name or f"{architecture} SAE"
+        _check_form(sae, self.name)
+        for parameter, weight in sae.named_parameters():
             # an infinite threshold switches a latent off, which is no defect
-            bad = weight.isnan() if name in _THRESHOLDS else ~weight.float().isfinite()
+            bad = weight.isnan() if parameter in _THRESHOLDS else ~weight.float().isfinite()
             if bad.any():
                 raise InputError(
-                    f"{sae.cfg.architecture()} SAE: {name} holds NaN or Inf in float32; the SAE is "
-                    "damaged, or its training diverged"
+                    f"{self.name}: {parameter} holds NaN or Inf in float32; the SAE is damaged, or "
+                    "its training diverged"
                 )
         weights = sae.W_dec.detach().float()
         self.normalization: str = sae.cfg.normalize_activations
@@ -86,9 +92,7 @@ class LinearModel:
         self.atoms: Float[torch.Tensor, "d_sae d_in"] = unit_atoms(weights)
         self.atom_norm: Float[torch.Tensor, " d_sae"] = atom_norms(weights)
         if not self.atom_norm.isfinite().all():
-            raise InputError(
-                f"{sae.cfg.architecture()} SAE: an atom of W_dec is too long for float32"
-            )
+            raise InputError(f"{self.name}: an atom of W_dec is too long for float32")
 
     @cached_property
     def identity(self) -> str:
@@ -214,19 +218,20 @@ _THRESHOLDS = ("threshold", "log_threshold")
 _LAYER_NORM_EPSILON = 1e-5
 
 
-def _check_form(sae: SAE[Any]) -> None:
+def _check_form(sae: SAE[Any], name: str) -> None:
     """Refuse what is not x = D z + b for single activations."""
-    name = sae.cfg.architecture()
+    architecture = sae.cfg.architecture()
     if isinstance(sae, BatchTopKTrainingSAE):
         raise InputError(
-            f"the codes of a {name!r} training SAE depend on the other activations of the batch; "
-            "save it with save_inference_model and load that (SAELens makes it a JumpReLU SAE)"
+            f"{name}: the codes of a {architecture!r} training SAE depend on the other activations "
+            "of the batch; save it with save_inference_model and load that (SAELens makes it a "
+            "JumpReLU SAE)"
         )
     d_out = getattr(sae.cfg, "d_out", sae.cfg.d_in)
     if d_out != sae.cfg.d_in or isinstance(sae, Transcoder):
-        raise InputError(f"architecture {name!r} does not rebuild its input")
+        raise InputError(f"{name}: architecture {architecture!r} does not rebuild its input")
     if isinstance(sae, TemporalSAE):
-        raise InputError("a temporal SAE encodes sequences, not single activations")
+        raise InputError(f"{name}: a temporal SAE encodes sequences, not single activations")
 
 
 def _unchanged(x: torch.Tensor) -> torch.Tensor:

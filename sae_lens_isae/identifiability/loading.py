@@ -59,7 +59,7 @@ def _load_folder(folder: Path, device: str) -> SAE[Any]:
         if not isinstance(config, dict):
             raise InputError(f"{config_file} is not the config of an SAE: it holds no mapping")
         architecture: Any = handle_config_defaulting(config).get("architecture")
-    if architecture not in SAE_CLASS_REGISTRY:
+    if not isinstance(architecture, str) or architecture not in SAE_CLASS_REGISTRY:
         raise InputError(
             f"{folder}: SAELens has no inference class for architecture {architecture!r}; load the "
             "exported SAE (output_path), not a training checkpoint, or import the package that "
@@ -80,7 +80,7 @@ def _load_folder(folder: Path, device: str) -> SAE[Any]:
     ):
         sae = SAE.load_from_disk(folder, device=device)
         # settings of a wrong kind, such as k = "3", show when they are used
-        LinearModel(sae).encode(torch.ones(1, sae.cfg.d_in))
+        LinearModel(sae, str(folder)).encode(torch.ones(1, sae.cfg.d_in))
     return sae
 
 

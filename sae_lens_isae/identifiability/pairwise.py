@@ -177,7 +177,7 @@ def pairwise_identifiability(
         raise InputError(f"pairwise compares two or more SAEs, got {len(named)}")
     check_settings(n_oracle_samples, oracle_k, found_cosine)
     differences = check_comparable(named, force=force)
-    models = {name: LinearModel(sae) for name, sae in named.items()}
+    models = {name: LinearModel(sae, name) for name, sae in named.items()}
     dimensions = {model.d_in for model in models.values()}
     if len(dimensions) > 1:
         raise InputError(f"the SAEs have different d_in: {sorted(dimensions)}")

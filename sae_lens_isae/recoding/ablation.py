@@ -12,9 +12,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from tqdm.auto import tqdm
 
+from sae_lens_isae.errors import InputError
 from sae_lens_isae.recoding.prompts import Prompt
 from sae_lens_isae.solvers import SparseCodes
-from sae_lens_isae.sources import check_hook
+from sae_lens_isae.sources import check_hook, context_length
 
 if TYPE_CHECKING:
     from transformer_lens.HookedRootModule import HookedRootModule
@@ -67,8 +68,13 @@ class PromptedModel:
         prepend_bos: bool = True,
         autocast: bool = False,
     ) -> PromptedModel:
-        """Tokenise prompts; an answer is known by its first token that is more than white space."""
+        """Tokenise prompts; an answer is known by its first token that is more than white space.
+
+        Raises:
+            InputError: A prompt is longer than the model reads.
+        """
         tokenizer: Any = model.tokenizer
+        longest = context_length(model)
         bos = [tokenizer.bos_token_id] if prepend_bos and tokenizer.bos_token_id is not None else []
         tokens: list[torch.Tensor] = []
         answers: list[int] = []
@@ -82,6 +88,11 @@ class PromptedModel:
                 after = tokenizer(gap + prompt.answer, add_special_tokens=False).input_ids
             while len(after) > 1 and not tokenizer.decode(after[:1]).strip():
                 front, after = [*front, after[0]], after[1:]
+            if len(bos + front) > longest:
+                raise InputError(
+                    f"prompt {len(tokens) + 1} has {len(bos + front)} tokens, and the model reads "
+                    f"{longest}; shorten it or leave it out: {prompt.text[:60]!r}"
+                )
             tokens.append(torch.tensor(bos + front))
             answers.append(after[0])
         return cls(model, tokens, torch.tensor(answers), autocast=autocast)

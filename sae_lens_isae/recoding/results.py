@@ -10,6 +10,7 @@ import pandas as pd
 
 from sae_lens_isae.errors import InputError
 from sae_lens_isae.files import json_records
+from sae_lens_isae.sources import check_seed
 
 SCHEMA = "sae-lens-isae/recode/1"
 
@@ -37,6 +38,7 @@ class RecodeSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_seed(self.seed)
         positive = {
             "exclude": self.exclude,
             "n_components": (self.n_components,),

@@ -67,7 +67,7 @@ def recode(
         hooks = {sae.cfg.metadata.hook_name for sae in saes.values()}
         prompted.read(sorted(hook for hook in hooks if hook is not None))
     found = [
-        _Study(name, LinearModel(sae), activations, settings, cache).run()
+        _Study(name, LinearModel(sae, name), activations, settings, cache).run()
         for name, sae in tqdm(
             saes.items(), desc="SAEs", unit="SAE", leave=False, disable=len(saes) < 2
         )

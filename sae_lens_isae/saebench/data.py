@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from huggingface_hub import HfApi, constants
-from huggingface_hub.errors import HfHubHTTPError
 
 from sae_lens_isae.errors import InputError, MissingInputError
 from sae_lens_isae.saebench.texts import (
@@ -20,7 +19,7 @@ from sae_lens_isae.saebench.texts import (
     occupations,
     text_set,
 )
-from sae_lens_isae.sources import PACKAGE_PREFIX
+from sae_lens_isae.sources import PACKAGE_PREFIX, check_seed
 
 DataSource = Literal["auto", "hub", "offline"]
 
@@ -54,6 +53,7 @@ class BenchSettings:
     seed: int = 42
 
     def __post_init__(self) -> None:
+        check_seed(self.seed)
         for name in ("train_size", "test_size", "context_size", "core_batches"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be >= 1, got {getattr(self, name)}")
@@ -151,7 +151,8 @@ def hub_answers() -> bool:
         return False
     try:
         HfApi().dataset_info(_HUB_DATASET, timeout=_SECONDS)
-    except (OSError, HfHubHTTPError):
+    except Exception:
+        # whatever its transport raises, of which there were three in two years, is no answer
         return False
     return True
 

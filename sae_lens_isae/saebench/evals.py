@@ -27,6 +27,7 @@ from sae_lens_isae.saebench.data import BenchData, BenchSettings
 from sae_lens_isae.saebench.installed import module, saebench_version
 from sae_lens_isae.saebench.presented import PresentedSAE
 from sae_lens_isae.saebench.upstream import contained, with_model, with_texts
+from sae_lens_isae.sources import context_length
 
 if TYPE_CHECKING:
     from transformer_lens.HookedRootModule import HookedRootModule
@@ -184,7 +185,7 @@ def run_sae_probes(work: Workplace, presented: PresentedSAE, name: str) -> dict[
                 hook_names=[hook],
                 model_cache_path=folder / "activations",
                 device=work.device,
-                max_seq_len=min(1024, _context(work.model)),
+                max_seq_len=min(1024, context_length(work.model)),
                 model=work.model,
             )
         main.run_baseline_evals(
@@ -324,8 +325,3 @@ def _unchanged_tokenizer(model: HookedRootModule) -> Generator[None]:
 
 def _tokenizer(model: HookedRootModule) -> Any:
     return model.tokenizer
-
-
-def _context(model: HookedRootModule) -> int:
-    config: Any = getattr(model, "cfg", None)
-    return int(getattr(config, "n_ctx", 1024))
