@@ -14,7 +14,6 @@ import torch
 from jaxtyping import Float
 from sae_lens import SAEConfig
 from sae_lens.saes.sae import TrainStepInput
-from sae_lens.saes.topk_sae import act_times_W_dec
 from torch import nn
 from typing_extensions import override
 
@@ -203,7 +202,12 @@ def _encode(sae: _Multistep, x: torch.Tensor, n_steps: int) -> tuple[torch.Tenso
 def _times_step_matrix(sae: _Multistep, feature_acts: torch.Tensor) -> torch.Tensor:
     if sae.cfg.step_matrix == "full":
         return feature_acts @ sae.S
-    recons = act_times_W_dec(feature_acts, sae.W_dec, sae.cfg.rescale_acts_by_decoder_norm)
+    if sae.cfg.rescale_acts_by_decoder_norm:
+        # a zero atom has no code; stock division by its norm would make all codes NaN
+        norm = sae.W_dec.norm(dim=-1)
+        recons = (feature_acts / torch.where(norm > 0, norm, 1.0)) @ sae.W_dec
+    else:
+        recons = feature_acts @ sae.W_dec
     return feature_acts - _rescaled(sae, recons @ sae.W_enc)
 
 

