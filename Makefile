@@ -9,7 +9,7 @@ PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet --constra
 export HF_HUB_OFFLINE = 1
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: help demo test test-slow test-lowest real bench lint clean
+.PHONY: help demo test test-slow test-gpu test-lowest real bench lint clean
 
 help:
 	@echo "make demo         train and compare the four variants on synthetic data (minutes)"
@@ -17,6 +17,7 @@ help:
 	@echo "make real         add SmolLM2-135M and text, for 'isae demo --real' and configs/smollm2_*"
 	@echo "make bench        add SAEBench beside them, for 'isae bench'"
 	@echo "make test-slow    run the tests that take minutes each"
+	@echo "make test-gpu     run the tests that need a CUDA device, on a machine with one"
 	@echo "make test-lowest  run some tests with the lowest SAELens that is allowed"
 	@echo "make lint         ruff and strict pyright"
 	@echo "make clean        remove .venv"
@@ -32,7 +33,10 @@ $(VENV)/installed-test: $(VENV)/installed
 	$(PIP) --editable '.[test]'
 	@touch $@
 
-$(VENV)/installed-lint: $(VENV)/installed
+$(VENV)/installed-test-gpu: $(VENV)/installed-test
+	$(BIN)/python benchmarks/gpu_tests.py
+
+lint: $(VENV)/installed
 	$(PIP) --editable '.[lint]'
 	@touch $@
 
@@ -61,6 +65,9 @@ test: $(VENV)/installed-test
 
 test-slow: $(VENV)/installed-test
 	$(BIN)/python -m pytest -m slow
+
+test-gpu: $(VENV)/installed-test
+	$(BIN)/python benchmarks/gpu_tests.py
 
 lint: $(VENV)/installed-lint $(VENV)/installed-test
 	$(BIN)/ruff check .

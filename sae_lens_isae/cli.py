@@ -74,7 +74,7 @@ def train(
     )
     console = Console()
     if eval_batches:
-        from sae_lens_isae.report.tables import rich_table  # noqa: PLC0415
+        from sae_lens_isae.report.tables import print_table  # noqa: PLC0415
 
         headers = ["SAE", "CE-loss score", "explained variance", "L0"]
         rows = [
@@ -86,7 +86,7 @@ def train(
             ]
             for trained in result.saes
         ]
-        console.print(rich_table("SAELens run_evals", headers, rows))
+        print_table(console, "SAELens run_evals", headers, rows)
     paths = [str(trained.path) for trained in result.saes if trained.path is not None]
     for path in paths:
         console.print(f"saved {path}", soft_wrap=True)
@@ -187,9 +187,9 @@ def pairwise(
     )
     console = Console()
     title = f"On {report.n_samples} activations"
-    console.print(tables.rich_table(title, tables.SAE_HEADERS, tables.sae_rows(report)))
-    console.print(
-        tables.rich_table("Pairwise identifiability", tables.PAIR_HEADERS, tables.pair_rows(report))
+    tables.print_table(console, title, tables.SAE_HEADERS, tables.sae_rows(report))
+    tables.print_table(
+        console, "Pairwise identifiability", tables.PAIR_HEADERS, tables.pair_rows(report)
     )
     for note in tables.pair_notes(report):
         console.print(f"note: {note}")
@@ -294,7 +294,7 @@ def recode(
     from sae_lens_isae.measuring import RecodeInputs, run_recode  # noqa: PLC0415
     from sae_lens_isae.recoding import RecodeSettings  # noqa: PLC0415
     from sae_lens_isae.report import recode_tables  # noqa: PLC0415
-    from sae_lens_isae.report.tables import rich_table  # noqa: PLC0415
+    from sae_lens_isae.report.tables import print_table  # noqa: PLC0415
 
     table_format = _table_format(table)
     report = run_recode(
@@ -324,7 +324,7 @@ def recode(
         recode_tables.robust_table(report),
     ):
         if found.rows:
-            console.print(rich_table(found.title, found.headers, found.rows))
+            print_table(console, found.title, found.headers, found.rows)
     for sae in report.saes:
         for note in sae.notes:
             console.print(f"note: {sae.name}: {note}")
@@ -420,7 +420,7 @@ def bench(
     from sae_lens_isae.bench import ARTIFACTS, BenchInputs, SizeRequest  # noqa: PLC0415
     from sae_lens_isae.measuring import run_bench  # noqa: PLC0415
     from sae_lens_isae.report.bench_tables import form_notes, summary_table  # noqa: PLC0415
-    from sae_lens_isae.report.tables import rich_table  # noqa: PLC0415
+    from sae_lens_isae.report.tables import print_table  # noqa: PLC0415
 
     try:
         results = run_bench(
@@ -447,7 +447,7 @@ def bench(
         ) from None
     console = Console()
     table = summary_table(results)
-    console.print(rich_table(table.title, table.headers, table.rows))
+    print_table(console, table.title, table.headers, table.rows)
     for note in form_notes(results):
         console.print(f"note: {note}")
     console.print(f"page, and a result file for each eval and SAE: {out}", soft_wrap=True)

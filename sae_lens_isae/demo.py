@@ -23,7 +23,7 @@ from sae_lens_isae.files import output_folder
 from sae_lens_isae.identifiability.pairwise import pairwise_identifiability
 from sae_lens_isae.identifiability.table import TableRow, table_row
 from sae_lens_isae.report.demo_page import write_demo_page
-from sae_lens_isae.report.tables import TABLE1_HEADERS, rich_table, table1_cells
+from sae_lens_isae.report.tables import TABLE1_HEADERS, print_table, table1_cells
 from sae_lens_isae.synthetic import signed_synthetic_model
 from sae_lens_isae.training import ACTIVATIONS_FILENAME, seeded_sae, train_together
 
@@ -234,6 +234,6 @@ def _report(
     )
     write_demo_page(out / PAGE_FILENAME, title, setting, rows, reports)
     console = Console()
-    console.print(rich_table(title, TABLE1_HEADERS, [table1_cells(row) for row in rows]))
+    print_table(console, title, TABLE1_HEADERS, [table1_cells(row) for row in rows])
     console.print(f"SAEs, table and page are in {out}; open {out / PAGE_FILENAME}")
     return rows

@@ -29,13 +29,24 @@ from sae_lens_isae.cli import main
 torch.set_num_threads(2)
 
 D_IN, D_SAE, K = 16, 40, 3
+NEEDS_GPU = "needs a CUDA device"
 BATCH = 64
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """What is marked `gpu` needs one."""
     if item.get_closest_marker("gpu") and not torch.cuda.is_available():
-        pytest.skip("needs a CUDA device")
+        pytest.skip(NEEDS_GPU)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how much a green run without a GPU leaves open."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    n = sum(NEEDS_GPU in str(report.longrepr) for report in skipped)
+    if n:
+        terminalreporter.write_line(
+            f"{n} tests need a CUDA device and did not run: `make test-gpu` on a machine with one"
+        )
 
 
 class Activations(Iterator[torch.Tensor]):

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from statistics import mean
 from typing import NamedTuple
 
+from rich.console import Console
+from rich.markup import escape
 from rich.table import Table as RichTable
 
 from sae_lens_isae.identifiability.audit import Audit
@@ -54,29 +56,45 @@ def table1_cells(row: TableRow) -> list[str]:
     return [row.variant, *("-" if number is None else f"{number:.3f}" for number in numbers)]
 
 
-def rich_table(title: str, headers: Sequence[str], rows: Sequence[Sequence[str]]) -> RichTable:
-    """A table whose first column is text and whose others are numbers."""
-    table = RichTable(title=title)
-    for i, header in enumerate(headers):
-        width = max((len(row[i]) for row in rows), default=0)
+def print_table(
+    console: Console, title: str, headers: Sequence[str], rows: Sequence[Sequence[str]]
+) -> None:
+    """Print a table whose first column is text and whose others are numbers.
+
+    Long names give way and headers wrap; numbers do neither. Where the terminal is too narrow for
+    that, every row is a paragraph with each number behind its name.
+    """
+    widths = [
+        max([*map(len, header.split()), *(len(row[i]) for row in rows)])
+        for i, header in enumerate(headers)
+    ]
+    # a border before every column and one at the end, a space on both sides of a cell
+    left_for_names = console.width - sum(widths[1:]) - 3 * len(widths) - 1
+    if left_for_names < min(widths[0], _NAME_WIDTH):
+        console.print(title, style="italic", markup=False)
+        for row in rows:
+            cells = ", ".join(f"{h} {c}" for h, c in zip(headers[1:], row[1:], strict=True) if c)
+            console.print(f"  {row[0]}: {cells}", markup=False, highlight=False)
+        return
+    table = RichTable(title=escape(title))
+    for i, (header, width) in enumerate(zip(headers, widths, strict=True)):
         if i == 0:
-            table.add_column(header, overflow="fold", min_width=min(width, _NAME_WIDTH))
+            table.add_column(header, overflow="fold", width=min(width, left_for_names))
         else:
-            # long names give way and headers wrap, numbers do neither
-            width = max(width, *map(len, header.split()))
-            table.add_column(header, justify="right", min_width=width)
+            table.add_column(header, justify="right", width=width)
     for row in rows:
-        table.add_row(*row)
-    return table
+        table.add_row(*map(escape, row))
+    console.print(table)
 
 
 def text_table(title: str, headers: Sequence[str], rows: Sequence[Sequence[str]]) -> RichTable:
     """A table of sentences, which wrap."""
-    table = RichTable(title=title, show_lines=any(len(cell) > 80 for row in rows for cell in row))
+    long = any(len(cell) > 80 for row in rows for cell in row)
+    table = RichTable(title=escape(title), show_lines=long)
     for header in headers:
         table.add_column(header, overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(escape, row))
     return table
 
 

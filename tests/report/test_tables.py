@@ -2,15 +2,56 @@
 
 from __future__ import annotations
 
+import io
+
+import pytest
+import torch
 from rich.console import Console
 
-from sae_lens_isae.report.tables import rich_table
+from sae_lens_isae import pairwise_identifiability
+from sae_lens_isae.report.tables import (
+    PAIR_HEADERS,
+    SAE_HEADERS,
+    pair_rows,
+    print_table,
+    sae_rows,
+)
+from tests.conftest import D_IN
+from tests.identifiability.test_linear_model import stock_sae
 
 
-def test_long_names_give_way_and_numbers_do_not(capsys):
+def printed(width, *table):
+    console = Console(width=width, file=io.StringIO())
+    print_table(console, *table)
+    return console.file.getvalue()
+
+
+def test_long_names_give_way_and_numbers_do_not():
     rows = [["a/very/long/folder/name/" * 10, "0.1234", "0.5678"]]
-    Console(width=60).print(rich_table("t", ["pair", "DCS", "IoU"], rows))
-    printed = capsys.readouterr().out
-    assert "0.1234" in printed
-    assert "0.5678" in printed
-    assert max(map(len, printed.splitlines())) <= 60
+    text = printed(60, "t", ["pair", "DCS", "IoU"], rows)
+    assert "0.1234" in text
+    assert "0.5678" in text
+    assert max(map(len, text.splitlines())) <= 60
+
+
+@pytest.mark.parametrize("width", [30, 60, 80, 100, 200])
+def test_no_number_is_lost_at_any_width(width):
+    """Percentages among them, of which a terminal of 80 columns showed the first digit."""
+    saes = {f"runs/variant/seed_{i}": stock_sae("matching_pursuit", seed=i) for i in range(2)}
+    report = pairwise_identifiability(saes, torch.randn(60, D_IN), n_oracle_samples=20)
+    for title, headers, rows in (
+        ("SAEs", SAE_HEADERS, sae_rows(report)),
+        ("Pairs", PAIR_HEADERS, pair_rows(report)),
+        ("Many", ["SAE", *(f"number {i}" for i in range(20))],
+         [["a", *(f"{i}.{i}%" for i in range(20))]]),
+    ):  # fmt: skip
+        words = printed(width, title, headers, rows).replace(",", " ").split()
+        for row in rows:
+            for cell in row[1:]:
+                assert set(cell.split()) <= set(words), cell
+        assert set(" ".join(headers[1:]).split()) <= set(words)
+
+
+def test_names_with_brackets_are_text():
+    assert "[red]a" in printed(80, "[bold]t", ["SAE", "x"], [["[red]a", "[1]"]])
+    assert "[red]a" in printed(10, "[bold]t", ["SAE", "x"], [["[red]a", "[1]"]])
