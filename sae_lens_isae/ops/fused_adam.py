@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import weakref
+from functools import cache
 from typing import Any
 
 import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+
+_waiting: list[weakref.ref[torch.Tensor]] = []
+"""Parameters whose optimizer has not made a step yet."""
 
 
 def fuse_adam_of(parameter: torch.Tensor) -> None:
@@ -15,20 +20,34 @@ def fuse_adam_of(parameter: torch.Tensor) -> None:
     Nothing happens off CUDA, with another optimizer, or where the choice was made by hand. The
     update is the same up to rounding.
     """
-    if not parameter.is_cuda:
+    if parameter.is_cuda:
+        _wait_for_optimizer_of(parameter)
+
+
+def _wait_for_optimizer_of(parameter: torch.Tensor) -> None:
+    _listen_to_optimizers()
+    _waiting.append(weakref.ref(parameter))
+
+
+@cache
+def _listen_to_optimizers() -> None:
+    # once for all parameters: torch goes through its hooks while one runs, and none may go away
+    # meanwhile
+    register_optimizer_step_pre_hook(_before_step)
+
+
+def _before_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    if not _waiting:
         return
-    reference = weakref.ref(parameter)
-
-    def before_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        target = reference()
-        held = (p for group in optimizer.param_groups for p in group["params"])
-        if target is not None and not any(p is target for p in held):
-            return
-        handle.remove()
-        if target is not None and type(optimizer) is torch.optim.Adam:
-            _fuse(optimizer)
-
-    handle = register_optimizer_step_pre_hook(before_step)
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    found = any(id(reference()) in held for reference in _waiting)
+    _waiting[:] = [
+        reference
+        for reference in _waiting
+        if reference() is not None and id(reference()) not in held
+    ]
+    if found and type(optimizer) is torch.optim.Adam:
+        _fuse(optimizer)
 
 
 def _fuse(optimizer: torch.optim.Adam) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from sae_lens_isae.ops import graphs
-from sae_lens_isae.ops.fused_adam import _fuse, fuse_adam_of
+from sae_lens_isae.ops.fused_adam import _fuse, _wait_for_optimizer_of, fuse_adam_of
 from sae_lens_isae.ops.graphs import GraphedStep, _as_new_leaves
 from sae_lens_isae.ops.lagging import LaggingCopies
 from tests.conftest import BATCH, Activations, isae_config, make_sae, make_trainer
@@ -23,6 +23,21 @@ def test_copies_from_a_cpu_come_back_at_once_and_keep_their_value():
     x += 1
     assert [(tag, t.item()) for tag, t in copies.pop()] == [(3, 1.0)]
     assert copies.pop() == []
+
+
+def test_several_parameters_may_wait_for_their_optimizers():
+    """Two SAEs whose steps come after both forward passes, and one that never makes a step."""
+    weights = [torch.nn.Parameter(torch.ones(2)) for _ in range(3)]
+    optimizers = [torch.optim.Adam([weight]) for weight in weights]
+    foreign = torch.optim.SGD([torch.nn.Parameter(torch.ones(2))], lr=0.1)
+    _wait_for_optimizer_of(torch.nn.Parameter(torch.ones(2)))
+    for weight in weights[:2]:
+        _wait_for_optimizer_of(weight)
+        weight.grad = torch.ones(2)
+    for optimizer in (foreign, *optimizers):
+        optimizer.step()
+        optimizer.step()
+    assert [bool(o.param_groups[0]["fused"]) for o in optimizers] == [True, True, False]
 
 
 @pytest.mark.parametrize("device", [pytest.param("cuda", marks=pytest.mark.gpu)])
