@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-
 _waiting: list[weakref.ref[torch.Tensor]] = []
 """Parameters whose optimizer has not made a step yet."""
 
