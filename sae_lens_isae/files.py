@@ -24,10 +24,17 @@ try:
 except ImportError:  # Windows has no advisory locks of this kind
     fcntl = None
 
-PARTIAL = ".partial"
+_PARTIAL = ".partial"
 """Ending of files and folders that are being written; their names begin with a dot."""
 _BLOCK = 1 << 20
+_OURS = re.compile(rf"\.[0-9a-f]{{12}}{re.escape(_PARTIAL)}$")
+_DEEPEST = 4
+"""Levels below a folder of results on which files are written."""
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+=-]{0,99}")
+
+
+def _unique() -> str:
+    return f".{uuid.uuid4().hex[:12]}{_PARTIAL}"
 
 
 def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
@@ -35,7 +42,7 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
 
     Several processes may write the same file: one of them wins, and no two share a scratch file.
     """
-    scratch = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}{PARTIAL}")
+    scratch = path.with_name(f".{path.name}{_unique()}")
     try:
         write(scratch)
         scratch.replace(path)
@@ -43,11 +50,17 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
         scratch.unlink(missing_ok=True)
 
 
+def unique_folder(folder: Path) -> Path:
+    """A new folder in `folder` to write in; if it is left, the next command clears it."""
+    scratch = folder / _unique()
+    scratch.mkdir(parents=True)
+    return scratch
+
+
 @contextmanager
 def whole_folder(folder: Path) -> Generator[Path]:
     """A folder to write in, whose files move to `folder` when all of them are written."""
-    scratch = folder / f".{uuid.uuid4().hex[:12]}{PARTIAL}"
-    scratch.mkdir(parents=True)
+    scratch = unique_folder(folder)
     try:
         yield scratch
         for file in [file for file in scratch.rglob("*") if file.is_file()]:
@@ -96,9 +109,7 @@ def output_folder(folder: Path, flag: str = "--out") -> Generator[Path]:
                 ) from None
             except OSError:
                 pass
-        # left by a process that was killed: nobody else writes here now
-        for left in list(folder.rglob(f".*{PARTIAL}")):
-            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+        _clear_what_was_killed(folder)
         yield folder
     finally:
         os.close(descriptor)
@@ -107,12 +118,20 @@ def output_folder(folder: Path, flag: str = "--out") -> Generator[Path]:
                 empty.rmdir()
 
 
+def _clear_what_was_killed(folder: Path) -> None:
+    """Remove what processes left that were killed; nobody else writes here now."""
+    for depth in range(_DEEPEST + 1):
+        for left in list(folder.glob("*/" * depth + f".*{_PARTIAL}")):
+            if _OURS.search(left.name):
+                shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+
+
 def _make(folder: Path, flag: str) -> list[Path]:
     """Make a folder that can be written; those that were not there before, innermost first."""
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".{uuid.uuid4().hex[:12]}{PARTIAL}"
+        probe = folder / _unique()
         probe.touch()
         probe.unlink()
     except (FileExistsError, NotADirectoryError) as error:

@@ -10,7 +10,6 @@ import contextlib
 import shutil
 import signal
 import threading
-import uuid
 import warnings
 from collections.abc import Callable, Generator
 from pathlib import Path
@@ -24,7 +23,7 @@ from sae_lens.training.prefetch import PrefetchingIterator
 
 from sae_lens_isae.activation_stream import STATE_FILENAME, MixedActivations
 from sae_lens_isae.errors import InputError, MissingInputError, explained
-from sae_lens_isae.files import PARTIAL
+from sae_lens_isae.files import unique_folder
 
 Trainer = SAETrainer[Any, Any] | MultiSAETrainer
 
@@ -164,7 +163,7 @@ def _keep_checkpoints_whole(trainer: Trainer, stream: MixedActivations | None) -
         if path is None:
             save(checkpoint_name, *args, **kwargs)
             return
-        scratch = Path(path) / f".{uuid.uuid4().hex[:12]}{PARTIAL}"
+        scratch = unique_folder(Path(path))
         trainer.cfg.checkpoint_path = str(scratch)
         try:
             save(checkpoint_name, *args, **kwargs)

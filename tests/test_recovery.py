@@ -239,6 +239,23 @@ def test_damaged_checkpoints_are_named(tiny_model, tmp_path):
             train(cfg, n_seeds=n_seeds, n_eval_batches=0)
 
 
+@pytest.mark.parametrize(
+    ("function", "error"),
+    [
+        ("torch.save", RuntimeError("PytorchStreamWriter failed writing file: file write failed")),
+        ("sae_lens.training.sae_trainer.save_file", OSError(28, "No space left on device")),
+    ],
+)
+def test_a_full_disk_is_one_sentence(function, error, tiny_model, tmp_path, monkeypatch, capsys):
+    def full(*_, **__):
+        raise error
+
+    monkeypatch.setattr(function, full)
+    arguments = command_line(tiny_model, tmp_path, 20)[3:]
+    assert "the disk is full" in complaint(arguments, tmp_path, monkeypatch, capsys)
+    assert not list((tmp_path / "checkpoints").rglob("*.safetensors"))
+
+
 def command_line(tiny_model, folder, n_steps):
     model, text = tiny_model
     settings = {
@@ -278,7 +295,7 @@ def test_killed_at_random_moments_and_resumed(tiny_model, tmp_path, n_seeds):
     rng = random.Random(n_seeds)
     command = [*command_line(tiny_model, tmp_path / "killed", n_steps), "--seeds", str(n_seeds)]
     n_killed = 0
-    for _ in range(4):
+    for _ in range(int(os.environ.get("ISAE_TRIES", "3"))):
         resume = []
         if kept := checkpoints(tmp_path / "killed"):
             newest = max(kept, key=lambda path: int(path.name))
@@ -325,6 +342,10 @@ def test_killed_at_random_moments_and_resumed(tiny_model, tmp_path, n_seeds):
         (("--resume_from_checkpoint", "none"), "there is no checkpoint none"),
         (("--model_name", "none/such"), "the model none/such cannot be loaded"),
         (("--model_class_name", "Bert"), "model_class_name must be one of"),
+        (
+            ("--model_class_name", "HookedTransformer", "--hook_name", "blocks.0.hook_resid_post"),
+            "may load with model_class_name TransformerBridge or AutoModelForCausalLM",
+        ),
         (("--device", "cuda"), "use --device cpu"),
     ],
 )  # fmt: skip

@@ -13,7 +13,7 @@ from sae_lens.saes.abstopk_sae import AbsTopKSAE, AbsTopKSAEConfig
 from sae_lens_isae.cebench import StoryActivations, StoryPair, ce_bench, load_pairs
 from sae_lens_isae.cebench.scores import largest_difference
 from sae_lens_isae.sources import load_language_model
-from tests.conftest import D_IN
+from tests.conftest import D_IN, isae_config, make_sae
 
 STORIES = Path(__file__).parent / "stories.json"
 HOOK = "model.layers.0"
@@ -134,3 +134,37 @@ def test_formats_and_both_names_of_the_subject(tmp_path):
     (tmp_path / "p.csv").write_text("story1,story2,subject\na b,c d,0\na b,c d,1\na b,c d,2\n")
     assert load_pairs(str(tmp_path / "p.jsonl")) == load_pairs(str(tmp_path / "p.csv"))
     assert len(load_pairs(str(tmp_path / "p.csv"), most=2)) == 2
+
+
+@pytest.mark.parametrize("order", ["as given", "turned round"])
+def test_scores_do_not_depend_on_the_saes_beside(tiny_model, tmp_path, order):
+    """SAEs that read stories with and without a token in front have activations of their own; so
+    have those in float64, and those whose names differ by a slash."""
+    pytest.importorskip("sae_bench")
+    from sae_lens_isae.bench import BenchInputs
+    from sae_lens_isae.measuring import run_bench
+
+    names = []
+    for name, prepend_bos in (("a_b", True), ("a/b", False), ("double", True)):
+        sae = make_sae(isae_config("AbsTopK"))
+        sae.cfg.metadata.__dict__ |= {
+            "model_name": str(tiny_model[0]),
+            "model_class_name": "AutoModelForCausalLM",
+            "hook_name": HOOK,
+            "prepend_bos": prepend_bos,
+            "context_size": 16,
+        }
+        sae.save_inference_model(tmp_path / name)
+        names.append(str(tmp_path / name))
+    config = tmp_path / "double" / "cfg.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "dtype": "float64"}))
+    names = names if order == "as given" else names[::-1]
+
+    def scores(saes, out):
+        found = run_bench(BenchInputs(saes, stories=str(STORIES)), ["ce_bench"], tmp_path / out)
+        assert len({result.path for result in found}) == len(saes)
+        return [result.metrics for result in found]
+
+    alone = [scores([name], f"alone_{i}")[0] for i, name in enumerate(names)]
+    assert scores(names, "together") == alone
+    assert len({round(metrics["ce_total"], 6) for metrics in alone}) == 2

@@ -188,3 +188,29 @@ def test_the_encoder_agrees_with_itself():
     samples = Recoder(LinearModel(jumprelu())).encode(activations())
     (codes,) = Recoder(LinearModel(jumprelu())).recode(ENCODER, samples)
     assert codes is samples.codes
+
+
+def test_few_samples_of_one_method_are_said(recwarn):
+    """GD-sparse has its own number of samples: R2 at chance level without a word misleads."""
+    settings = RecodeSettings(
+        n_components=5, noise_levels=(0.5,), noise_samples=4, decoder_k=(2,), gd_samples=10
+    )
+    (found,) = recode({"a": jumprelu()}, activations(), settings).saes
+    (note,) = [note for note in found.notes if "R2" in note]
+    assert note.startswith("R2 and CCA of GD-sparse mean little: 10 samples are few for 5")
+    table = found.agreement.set_index("method")
+    assert f"about {table.loc[GD, 'chance_r2']:.2f}" in note
+    assert "R2 and CCA of GD-sparse" in str(recwarn.pop(UserWarning).message)
+
+
+def test_all_zero_activations_are_left_out_of_the_study():
+    x = activations()
+    settings = RecodeSettings(
+        n_components=2, noise_levels=(0.5,), noise_samples=4, decoder_k=(2,), gd_samples=20
+    )
+    padded = torch.cat([x, torch.zeros(30, D_IN)])
+    (found,) = recode({"a": jumprelu()}, padded, settings).saes
+    (alone,) = recode({"a": jumprelu()}, x, settings).saes
+    assert found.n_samples == alone.n_samples
+    assert found.n_zero_rows == 30
+    assert "30 all-zero activations are left out" in found.notes
