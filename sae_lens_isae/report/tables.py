@@ -64,12 +64,13 @@ def print_table(
     Long names give way and headers wrap; numbers do neither. Where the terminal is too narrow for
     that, every row is a paragraph with each number behind its name.
     """
-    widths = [
-        max([*map(len, header.split()), *(len(row[i]) for row in rows)])
-        for i, header in enumerate(headers)
-    ]
     # a border before every column and one at the end, a space on both sides of a cell
-    left_for_names = console.width - sum(widths[1:]) - 3 * len(widths) - 1
+    room = console.width - 3 * len(headers) - 1
+    cells = [max((len(row[i]) for row in rows), default=0) for i in range(len(headers))]
+    whole = [max(width, len(h)) for h, width in zip(headers, cells, strict=True)]
+    wrapped = [max([width, *map(len, h.split())]) for h, width in zip(headers, cells, strict=True)]
+    widths = whole if sum(whole) <= room else wrapped
+    left_for_names = room - sum(widths[1:])
     if left_for_names < min(widths[0], _NAME_WIDTH):
         console.print(title, style="italic", markup=False)
         for row in rows:
@@ -197,12 +198,13 @@ AUDIT_HEADERS = ("number", "value")
 
 def assumption_rows(audit: Audit) -> list[list[str]]:
     """One row per assumption of Theorem 3.6."""
+    shown = {
+        "refuted": "REFUTED on",
+        "not refuted": "not refuted on",
+        "not estimable": "not estimable from",
+    }
     return [
-        [
-            f"{a.name} {a.title}",
-            f"{a.verdict.upper() if a.verdict == 'refuted' else a.verdict} on {a.evidence}",
-            a.sentence,
-        ]
+        [f"{a.name} {a.title}", f"{shown[a.verdict]} {a.evidence}", a.sentence]
         for a in audit.assumptions
     ]
 
