@@ -36,10 +36,10 @@ from sae_lens_isae.saebench.data import BenchData, BenchSettings, DataSource, ch
 from sae_lens_isae.saebench.evals import Workplace
 from sae_lens_isae.saebench.installed import saebench_version
 from sae_lens_isae.saebench.presented import PresentedSAE
-from sae_lens_isae.sources import check_device, check_hook, in_bfloat16
+from sae_lens_isae.sources import check_device, in_bfloat16
 
 if TYPE_CHECKING:
-    from transformer_lens.HookedRootModule import HookedRootModule
+    pass
 
 SCHEMA = 1
 
@@ -189,7 +189,6 @@ def run_evals(
         inputs.device,
         trust_remote_code=inputs.trust_remote_code,
     )
-    _check_hooks(model, saes)
     tokenizer: Any = model.tokenizer
     if tokenizer.pad_token is None:
         # SAEBench pads every text
@@ -301,23 +300,6 @@ def _kept(task: _Task) -> dict[str, Any] | None:
         same = data["sae_cfg_dict"].get("isae_bench", {}).get("mark") == task.mark
         # read here, where a damaged file is named
         return data if same and _metrics(data) else None
-
-
-def _check_hooks(model: HookedRootModule, saes: dict[str, SAE[Any]]) -> None:
-    """Refuse an SAE that does not fit the model, before hours are spent on the others."""
-    tokenizer: Any = model.tokenizer
-    tokens = torch.tensor([tokenizer("the", add_special_tokens=False).input_ids])
-    tokens = tokens.to(next(model.parameters()).device)
-    for name, sae in saes.items():
-        hook = str(sae.cfg.metadata.hook_name)
-        check_hook(model, hook)
-        with torch.no_grad():
-            _, cache = model.run_with_cache(tokens, names_filter=[hook])
-        width = cache[hook].shape[2:].numel()
-        if width != sae.cfg.d_in:
-            raise InputError(
-                f"{name}: the SAE has d_in {sae.cfg.d_in}, the model has {width} at {hook}"
-            )
 
 
 def _finish(task: _Task, work: Workplace, pairs: list[StoryPair]) -> dict[str, Any]:

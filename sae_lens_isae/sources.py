@@ -200,24 +200,17 @@ def check_hook(model: HookedRootModule, hook_name: str) -> None:
 
 
 @torch.no_grad()
-def check_width(
-    model: HookedRootModule, hook_name: str, d_in: int, head_index: int | None = None
-) -> None:
-    """Refuse an SAE whose d_in is not what a model has at a hook, by running one token.
+def width_at(model: HookedRootModule, hook_name: str, head_index: int | None = None) -> int:
+    """The dimension of a model's activations at a hook, from running one token.
 
     Raises:
-        InputError: There is no such hook, or d_in differs.
+        InputError: There is no such hook.
     """
     check_hook(model, hook_name)
     tokens = torch.zeros(1, 1, dtype=torch.long, device=next(model.parameters()).device)
     _, cache = model.run_with_cache(tokens, names_filter=[hook_name])
     shape = cache[hook_name].shape[2:]
-    width = (shape[1:] if head_index is not None else shape).numel()
-    if width != d_in:
-        raise InputError(
-            f"d_in is {d_in}, but the model's activations at {hook_name} have {width} dimensions; "
-            f"set d_in to {width} or name another hook"
-        )
+    return (shape[1:] if head_index is not None else shape).numel()
 
 
 def check_text(name: str, *, streaming: bool) -> None:

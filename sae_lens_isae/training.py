@@ -42,9 +42,9 @@ from sae_lens_isae.sources import (
     check_device,
     check_seed,
     check_text,
-    check_width,
     load_language_model,
     load_package_text,
+    width_at,
 )
 
 if TYPE_CHECKING:
@@ -304,7 +304,12 @@ def _model_and_text(cfg: LanguageModelSAERunnerConfig[Any]) -> dict[str, Any]:
         [cfg.hook_name],
         cfg.model_from_pretrained_kwargs,
     )
-    check_width(model, cfg.hook_name, cfg.sae.d_in, cfg.hook_head_index)
+    width = width_at(model, cfg.hook_name, cfg.hook_head_index)
+    if width != cfg.sae.d_in:
+        raise InputError(
+            f"d_in is {cfg.sae.d_in}, but the model's activations at {cfg.hook_name} have {width} "
+            f"dimensions; set d_in to {width} or name another hook"
+        )
     return {**overrides, "override_model": model}
 
 

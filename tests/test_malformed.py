@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import zipfile
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -15,6 +16,7 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
+from sae_lens_isae.cli import main
 from tests.conftest import D_IN, D_SAE, K, complaint, isae_config, make_sae
 from tests.identifiability.test_linear_model import stock_sae
 
@@ -555,6 +557,29 @@ def test_a_damaged_part_of_a_study_is_named(damage, place, said, monkeypatch):
                     "--noise-samples", 2)  # fmt: skip
     assert "agreement.json is damaged" in sentence
     assert "delete it" in sentence
+
+
+@pytest.mark.parametrize("bug", [ValueError("a bug"), KeyError("x"), OSError("odd"), TypeError()])
+def test_a_bug_keeps_its_traceback(bug, place, monkeypatch):
+    """Only what a user can mend is one sentence."""
+
+    def broken(*_, **__):
+        raise bug
+
+    monkeypatch.setattr("sae_lens_isae.measuring.audit_together", broken)
+    monkeypatch.chdir(place)
+    monkeypatch.setattr(sys, "argv", ["isae", "audit", "a", "--activations", "x.safetensors"])
+    with pytest.raises(type(bug)) as raised:
+        main()
+    assert raised.value is bug
+    assert not (place / "audit_report").exists()
+
+
+def test_a_model_of_another_width_is_named(tiny_model, place, said):
+    make_sae(isae_config("AbsTopK", d_in=D_IN + 1)).save_inference_model(place / "a")
+    for_model(place, tiny_model[0])
+    sentence = said("audit", "a", "--text", tiny_model[1], "--samples", 20)
+    assert f"has d_in {D_IN + 1}, the model has {D_IN} there" in sentence
 
 
 def test_there_are_many():

@@ -96,7 +96,7 @@ def test_bad_input_is_one_sentence(folder, tiny_model, monkeypatch, capsys):
         ("a", "--model", str(folder / "nowhere"), "--prompts", "all.csv"): "cannot be loaded",
         ("unknown", "--prompts", "all.csv"): "(--model)",
         ("deep", "--prompts", "all.csv"): "model.layers.9",
-        ("wide", "--prompts", "all.csv"): "the SAE needs [samples, 17]",
+        ("wide", "--prompts", "all.csv"): "has d_in 17, the model has 16 there",
     }.items():
         said = complaint(("recode", *arguments), folder, monkeypatch, capsys)
         assert message in said, (arguments, said)

@@ -30,7 +30,7 @@ from safetensors import safe_open
 from sae_lens_isae.errors import InputError, MissingInputError, explained, reason
 from sae_lens_isae.identifiability.linear_model import LinearModel
 from sae_lens_isae.identity import model_identity
-from sae_lens_isae.sources import check_hook, harmless_model_kwargs, load_language_model
+from sae_lens_isae.sources import harmless_model_kwargs, load_language_model, width_at
 
 if TYPE_CHECKING:
     from transformer_lens.HookedRootModule import HookedRootModule
@@ -145,7 +145,8 @@ def load_shared_model(
             run.
 
     Raises:
-        InputError: The metadata name several models, or none, or want code to run.
+        InputError: The metadata name several models, or none, or want code to run; or the model
+            does not have what an SAE was trained on.
         MissingInputError: The model cannot be loaded.
     """
     shared = find_shared_model(saes, model_name, trust_remote_code=trust_remote_code)
@@ -157,7 +158,13 @@ def load_shared_model(
         shared.kwargs,
     )
     for sae in saes:
-        check_hook(model, str(sae.cfg.metadata.hook_name))
+        hook_name, head_index = sae.cfg.metadata.hook_name, sae.cfg.metadata.hook_head_index
+        width = width_at(model, str(hook_name), head_index)
+        if width != sae.cfg.d_in:
+            raise InputError(
+                f"an SAE for {hook_name} has d_in {sae.cfg.d_in}, the model has {width} there: "
+                f"{shared.name} is not the model that it was trained on (--model)"
+            )
     return shared, model
 
 

@@ -248,7 +248,7 @@ def test_saes_that_do_not_fit_the_model(tiny_model, tmp_path):
     sae.save_model(tmp_path / "other")
     sae.cfg.metadata.hook_name = "model.layers.0.mlp.gate_proj"
     sae.save_model(tmp_path / "wide")
-    with pytest.raises(ValueError, match="d_in 16, the model has 32"):
+    with pytest.raises(ValueError, match="d_in 16, the model has 32 there"):
         bench([str(tmp_path / "wide")], tiny_model, tmp_path / "out")
     sae.cfg.metadata.hook_name = "model.layers.7"
     sae.save_model(tmp_path / "deep")
