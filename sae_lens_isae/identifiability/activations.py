@@ -18,6 +18,7 @@ from sae_lens import SAE, ActivationsStore
 from sae_lens.synthetic import SyntheticModel
 from sae_lens.util import get_special_token_ids
 from safetensors import safe_open
+from tqdm.auto import tqdm
 
 from sae_lens_isae.errors import InputError, MissingInputError, explained
 from sae_lens_isae.identifiability.loading import load_shared_model
@@ -50,6 +51,18 @@ class ActivationSource:
     chunks: Callable[[], Iterator[Float[torch.Tensor, "chunk d_in"]]]
     """Chunks of any size; what exceeds `n_samples` is dropped."""
 
+    def non_zero_batches(
+        self, size: int, description: str
+    ) -> Iterator[Float[torch.Tensor, "batch d_in"]]:
+        """`batches` without all-zero activations, under a progress bar: masked tokens, which any
+        SAE without bias rebuilds exactly."""
+        with tqdm(total=self.n_samples, desc=description, unit="sample", leave=False) as progress:
+            for x in self.batches(size):
+                some = x[(x != 0).any(-1)]
+                if len(some):
+                    yield some
+                progress.update(len(x))
+
     def batches(self, size: int) -> Iterator[Float[torch.Tensor, "batch d_in"]]:
         """The activations in float32, at most `size` at a time.
 
@@ -72,12 +85,6 @@ class ActivationSource:
             f"{self.description}: {self.n_samples - left} activations came, {self.n_samples} were "
             "expected"
         )
-
-
-def non_zero_rows(x: Float[torch.Tensor, "batch d_in"]) -> Float[torch.Tensor, "some d_in"]:
-    """Without all-zero activations: masked tokens, which any SAE without bias rebuilds exactly."""
-    there = (x != 0).any(-1)
-    return x if there.all() else x[there]
 
 
 Activations = Float[torch.Tensor, "samples d_in"] | ActivationSource

@@ -16,10 +16,9 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from sae_lens import SAE
-from tqdm.auto import tqdm
 
 from sae_lens_isae.errors import InputError
-from sae_lens_isae.identifiability.activations import Activations, as_source, non_zero_rows
+from sae_lens_isae.identifiability.activations import Activations, as_source
 from sae_lens_isae.identifiability.comparable import check_comparable
 from sae_lens_isae.identifiability.dictionary import (
     Coherence,
@@ -222,15 +221,10 @@ def audit_together(
     latents = sum(stream.model.d_sae for stream in streams.values())
     size = max(1, min(_MAX_BATCH, _CODE_BYTES // (4 * latents)))
     n_samples = 0
-    label = f"Auditing {', '.join(saes)}"
-    with tqdm(total=source.n_samples, desc=label, unit="sample", leave=False) as progress:
-        for x in source.batches(size):
-            some = non_zero_rows(x)
-            n_samples += len(some)
-            if len(some):
-                for stream in streams.values():
-                    stream.add(some)
-            progress.update(len(x))
+    for x in source.non_zero_batches(size, f"Auditing {', '.join(saes)}"):
+        n_samples += len(x)
+        for stream in streams.values():
+            stream.add(x)
     if not n_samples:
         raise InputError(f"{source.description}: all {source.n_samples} activations are zero")
     about = _About(

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -176,9 +177,9 @@ class SharedModel:
     class_name: str
     kwargs: dict[str, Any]
 
-    @property
+    @cached_property
     def identity(self) -> str:
-        """See `identity.model_identity`."""
+        """See `identity.model_identity`, which reads a GGUF file as a whole."""
         return model_identity(self.name, self.class_name, self.kwargs)
 
 

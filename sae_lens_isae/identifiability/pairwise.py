@@ -30,7 +30,6 @@ from sae_lens_isae.identifiability.activations import (
     Activations,
     ActivationSource,
     as_source,
-    non_zero_rows,
 )
 from sae_lens_isae.identifiability.code_agreement import (
     CONFIDENCE,
@@ -234,12 +233,7 @@ def _batches(
     """The activations but all-zero ones, in batches whose dense codes fit in memory."""
     latents = sum(run.model.d_sae for run in runs.values())
     size = max(1, min(_MAX_BATCH, _CODE_BYTES // (4 * latents)))
-    with tqdm(total=source.n_samples, desc=description, unit="sample", leave=False) as progress:
-        for x in source.batches(size):
-            some = non_zero_rows(x)
-            if len(some):
-                yield some
-            progress.update(len(x))
+    return source.non_zero_batches(size, description)
 
 
 def _break_ties(source: ActivationSource, runs: dict[str, _Run], pairs: list[_Pair]) -> None:

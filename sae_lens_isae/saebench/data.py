@@ -152,7 +152,7 @@ def hub_answers() -> bool:
     try:
         HfApi().dataset_info(_HUB_DATASET, timeout=_SECONDS)
     except Exception:
-        # whatever its transport raises, of which there were three in two years, is no answer
+        # the hub's client changes its transport, and with it what an unreachable hub raises
         return False
     return True
 
