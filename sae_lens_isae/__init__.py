@@ -6,12 +6,8 @@ Importing the package registers its architectures (`isae`, `isae_me`, `regulariz
 from __future__ import annotations
 
 from sae_lens_isae import architectures as _architectures
-from sae_lens_isae.architectures.isae import (
-    ISAESAE,
-    ISAESAEConfig,
-    ISAETrainingSAE,
-    ISAETrainingSAEConfig,
-)
+from sae_lens_isae.architectures.isae import ISAESAE, ISAETrainingSAE
+from sae_lens_isae.architectures.isae_config import ISAESAEConfig, ISAETrainingSAEConfig
 from sae_lens_isae.architectures.isae_me import (
     ISAEMESAE,
     ISAEMESAEConfig,
@@ -23,6 +19,7 @@ from sae_lens_isae.architectures.regularized import (
     RegularizedAbsTopKTrainingSAEConfig,
     RegularizedBatchTopKTrainingSAE,
     RegularizedBatchTopKTrainingSAEConfig,
+    RegularizedConfig,
     RegularizedGatedTrainingSAE,
     RegularizedGatedTrainingSAEConfig,
     RegularizedJumpReLUTrainingSAE,
@@ -36,7 +33,7 @@ from sae_lens_isae.architectures.regularized import (
     RegularizedStandardTrainingSAEConfig,
     RegularizedTopKTrainingSAE,
     RegularizedTopKTrainingSAEConfig,
-    TwinConfig,
+    regularize,
 )
 from sae_lens_isae.identifiability import (
     ActivationSource,
@@ -76,6 +73,7 @@ __all__ = [
     "RegularizedAbsTopKTrainingSAEConfig",
     "RegularizedBatchTopKTrainingSAE",
     "RegularizedBatchTopKTrainingSAEConfig",
+    "RegularizedConfig",
     "RegularizedGatedTrainingSAE",
     "RegularizedGatedTrainingSAEConfig",
     "RegularizedJumpReLUTrainingSAE",
@@ -89,13 +87,13 @@ __all__ = [
     "RegularizedStandardTrainingSAEConfig",
     "RegularizedTopKTrainingSAE",
     "RegularizedTopKTrainingSAEConfig",
-    "TwinConfig",
     "__version__",
     "audit",
     "match_dictionaries",
     "open_activations",
     "pairwise_identifiability",
     "recode",
+    "regularize",
 ]
 
 _architectures.register()

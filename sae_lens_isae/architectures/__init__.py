@@ -7,29 +7,25 @@ from typing import Any
 from sae_lens import SAE, SAEConfig, TrainingSAE, TrainingSAEConfig
 from sae_lens.registry import SAE_CLASS_REGISTRY, SAE_TRAINING_CLASS_REGISTRY
 
-from sae_lens_isae.architectures.isae import (
-    ISAESAE,
-    ISAESAEConfig,
-    ISAETrainingSAE,
-    ISAETrainingSAEConfig,
-)
+from sae_lens_isae.architectures.isae import ISAESAE, ISAETrainingSAE
+from sae_lens_isae.architectures.isae_config import ISAESAEConfig, ISAETrainingSAEConfig
 from sae_lens_isae.architectures.isae_me import (
     ISAEMESAE,
     ISAEMESAEConfig,
     ISAEMETrainingSAE,
     ISAEMETrainingSAEConfig,
 )
-from sae_lens_isae.architectures.regularized import TWINS
+from sae_lens_isae.architectures.regularized import REGULARIZED
 from sae_lens_isae.errors import InputError
 
 _TRAINING: dict[str, tuple[type[TrainingSAE[Any]], type[TrainingSAEConfig]]] = {
     "isae": (ISAETrainingSAE, ISAETrainingSAEConfig),
     "isae_me": (ISAEMETrainingSAE, ISAEMETrainingSAEConfig),
-    **{cfg.architecture(): (sae, cfg) for sae, cfg in TWINS},
+    **{cfg.architecture(): (sae, cfg) for sae, cfg in REGULARIZED},
 }
 
 # Exports of `isae` carry stock names, but its training checkpoints carry its own: this class lets
-# `SAE.load_from_disk` read one. The regularized twins have none, like stock batchtopk.
+# `SAE.load_from_disk` read one. The regularized ones have none, like stock batchtopk.
 _INFERENCE: dict[str, tuple[type[SAE[Any]], type[SAEConfig]]] = {
     "isae": (ISAESAE, ISAESAEConfig),
     "isae_me": (ISAEMESAE, ISAEMESAEConfig),

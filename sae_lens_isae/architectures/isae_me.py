@@ -17,12 +17,8 @@ from sae_lens.saes.sae import TrainStepInput
 from torch import nn
 from typing_extensions import override
 
-from sae_lens_isae.architectures.isae import (
-    ISAESAE,
-    ISAESAEConfig,
-    ISAETrainingSAE,
-    ISAETrainingSAEConfig,
-)
+from sae_lens_isae.architectures.isae import ISAESAE, ISAETrainingSAE
+from sae_lens_isae.architectures.isae_config import ISAESAEConfig, ISAETrainingSAEConfig
 from sae_lens_isae.errors import InputError
 from sae_lens_isae.ops.compiling import not_compiled
 from sae_lens_isae.ops.multistep import (
@@ -31,6 +27,7 @@ from sae_lens_isae.ops.multistep import (
     encode_codes_tied,
     multistep_encode,
 )
+from sae_lens_isae.ops.optimizer import forget_moments
 
 StepMatrix = Literal["full", "tied"]
 
@@ -151,8 +148,8 @@ class ISAEMETrainingSAE(ISAETrainingSAE):
         return encode_codes(centred, self.W_enc, k, self.signed, self.S, n_steps)
 
     @override
-    def step_kind(self) -> Hashable:
-        return super().step_kind(), self._encoder_steps
+    def replay_key(self) -> Hashable:
+        return super().replay_key(), self._encoder_steps
 
     @override
     @not_compiled
@@ -167,7 +164,9 @@ class ISAEMETrainingSAE(ISAETrainingSAE):
         moved = super().resample(dead, sae_in)
         if self.cfg.step_matrix == "full":
             # what S learned about the old atoms would be wrong for the new ones
-            self.S.masked_fill_(moved | moved[:, None], 0)
+            entries = moved | moved[:, None]
+            self.S.masked_fill_(entries, 0)
+            self._optimizer_changes.request(self.S, forget_moments([(self.S, entries)]))
         return moved
 
     @override

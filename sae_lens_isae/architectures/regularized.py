@@ -1,12 +1,11 @@
 """SAELens' own architectures with loss terms added: `regularized_topk` and the like.
 
-Each is a registered twin of a stock training class. It trains exactly as the stock one, plus the
-terms that its config switches on, and exports the stock inference SAE. `RegularizedMixin` and
-`TwinConfig` do the same for a class of one's own.
+Each trains exactly as the stock class, plus the terms that its config switches on, and exports the
+stock inference SAE. `regularize` does the same for a class of one's own.
 """
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, make_dataclass
+from typing import Any, TypeVar, cast
 
 import torch
 from sae_lens import (
@@ -38,6 +37,9 @@ from sae_lens_isae.losses import LOSS_TERMS, LossTermsConfig, LossTermsMixin, St
 from sae_lens_isae.ops.compiling import not_compiled
 from sae_lens_isae.ops.sparse import dense_codes
 
+SAEClass = TypeVar("SAEClass", bound=TrainingSAE[Any])
+ConfigClass = TypeVar("ConfigClass", bound=TrainingSAEConfig)
+
 _PREFIX = "regularized_"
 
 
@@ -63,7 +65,7 @@ class RegularizedMixin(LossTermsMixin):
         )
         if isinstance(stock, torch.Tensor):
             stock = {"auxiliary_loss": stock}
-        ctx = self._context(step_input, feature_acts, hidden_pre, sae_out)
+        ctx = self._context(step_input.sae_in, feature_acts, hidden_pre, sae_out)
         inputs = self.term_inputs(len(step_input.sae_in))
         return {**stock, **self.term_losses(ctx, inputs)}
 
@@ -72,21 +74,28 @@ class RegularizedMixin(LossTermsMixin):
         self.prepare_terms(step_input.sae_in)
         output = super().training_forward_pass(step_input)
         if step_input.is_logging_step:
-            ctx = self._context(step_input, output.feature_acts, output.hidden_pre, output.sae_out)
+            ctx = self._context(
+                step_input.sae_in, output.feature_acts, output.hidden_pre, output.sae_out
+            )
             output.metrics.update(self.term_metrics(ctx))  # pyright: ignore[reportArgumentType,reportCallIssue]
         self._count_step()
         return output
 
     def _context(
         self,
-        step_input: TrainStepInput,
+        sae_in: torch.Tensor,
         feature_acts: torch.Tensor,
         hidden_pre: torch.Tensor,
         sae_out: torch.Tensor,
     ) -> StepContext:
-        dictionary = torch.nn.functional.normalize(self.W_dec, dim=-1)
-        acts = dense_codes(feature_acts)
-        return StepContext(self, step_input, acts, hidden_pre, sae_out, dictionary)
+        return StepContext(
+            sae=self,
+            sae_in=sae_in,
+            feature_acts=dense_codes(feature_acts),
+            hidden_pre=hidden_pre,
+            sae_out=sae_out,
+            dictionary=torch.nn.functional.normalize(self.W_dec, dim=-1),
+        )
 
     @not_compiled
     def _count_step(self) -> None:
@@ -94,156 +103,78 @@ class RegularizedMixin(LossTermsMixin):
 
 
 @dataclass(kw_only=True)
-class TwinConfig(LossTermsConfig):
-    """Stands after a SAELens config among the bases: the loss terms' fields, and the stock SAE as
-    what is exported."""
+class RegularizedConfig(LossTermsConfig):
+    """Stands after a SAELens config among the bases: the fields of the loss terms, and the stock
+    SAE as what is exported."""
 
     @override
     def get_inference_config_class(self) -> type[SAEConfig]:
         return get_sae_class(self.architecture().removeprefix(_PREFIX))[1]
 
 
-@dataclass
-class RegularizedStandardTrainingSAEConfig(StandardTrainingSAEConfig, TwinConfig):
-    """SAELens' `standard` with loss terms."""
+def regularize(
+    sae_class: type[SAEClass], config_class: type[ConfigClass], module: str | None = None
+) -> tuple[type[SAEClass], type[ConfigClass]]:
+    """Add the loss terms to a SAELens training class.
 
-    @override
-    @classmethod
-    def architecture(cls) -> str:
-        return "regularized_standard"
+    The architecture is called `regularized_` and the name of the stock one. To use it in SAELens,
+    hand all three to `sae_lens.register_sae_training_class`.
 
+    Args:
+        module: Where the two classes are assigned to their names, for pickling; by default that of
+            `sae_class`.
 
-class RegularizedStandardTrainingSAE(RegularizedMixin, StandardTrainingSAE):
-    """SAELens' `standard` with loss terms."""
-
-    cfg: RegularizedStandardTrainingSAEConfig  # pyright: ignore[reportIncompatibleVariableOverride]
-
-
-@dataclass
-class RegularizedTopKTrainingSAEConfig(TopKTrainingSAEConfig, TwinConfig):
-    """SAELens' `topk` with loss terms."""
-
-    @override
-    @classmethod
-    def architecture(cls) -> str:
-        return "regularized_topk"
-
-
-class RegularizedTopKTrainingSAE(RegularizedMixin, TopKTrainingSAE):
-    """SAELens' `topk` with loss terms."""
-
-    cfg: RegularizedTopKTrainingSAEConfig  # pyright: ignore[reportIncompatibleVariableOverride]
+    Returns:
+        The training class and its config. The config has the fields of `LossTermsConfig` too.
+    """
+    architecture = _PREFIX + config_class.architecture()
+    shared = {
+        "__doc__": f"SAELens' `{config_class.architecture()}` with loss terms.",
+        "__module__": module or sae_class.__module__,
+    }
+    config = make_dataclass(
+        f"Regularized{config_class.__name__}",
+        [],
+        bases=(config_class, RegularizedConfig),
+        namespace={**shared, "architecture": classmethod(lambda _: architecture)},
+    )
+    sae = type(f"Regularized{sae_class.__name__}", (RegularizedMixin, sae_class), shared)
+    return cast("type[SAEClass]", sae), config
 
 
-@dataclass
-class RegularizedAbsTopKTrainingSAEConfig(AbsTopKTrainingSAEConfig, TwinConfig):
-    """SAELens' `abstopk` with loss terms."""
+RegularizedStandardTrainingSAE, RegularizedStandardTrainingSAEConfig = regularize(
+    StandardTrainingSAE, StandardTrainingSAEConfig, __name__
+)
+RegularizedTopKTrainingSAE, RegularizedTopKTrainingSAEConfig = regularize(
+    TopKTrainingSAE, TopKTrainingSAEConfig, __name__
+)
+RegularizedAbsTopKTrainingSAE, RegularizedAbsTopKTrainingSAEConfig = regularize(
+    AbsTopKTrainingSAE, AbsTopKTrainingSAEConfig, __name__
+)
+RegularizedBatchTopKTrainingSAE, RegularizedBatchTopKTrainingSAEConfig = regularize(
+    BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig, __name__
+)
+RegularizedMatryoshkaBatchTopKTrainingSAE, RegularizedMatryoshkaBatchTopKTrainingSAEConfig = (
+    regularize(MatryoshkaBatchTopKTrainingSAE, MatryoshkaBatchTopKTrainingSAEConfig, __name__)
+)
+RegularizedJumpReLUTrainingSAE, RegularizedJumpReLUTrainingSAEConfig = regularize(
+    JumpReLUTrainingSAE, JumpReLUTrainingSAEConfig, __name__
+)
+RegularizedGatedTrainingSAE, RegularizedGatedTrainingSAEConfig = regularize(
+    GatedTrainingSAE, GatedTrainingSAEConfig, __name__
+)
+RegularizedMatchingPursuitTrainingSAE, RegularizedMatchingPursuitTrainingSAEConfig = regularize(
+    MatchingPursuitTrainingSAE, MatchingPursuitTrainingSAEConfig, __name__
+)
 
-    @override
-    @classmethod
-    def architecture(cls) -> str:
-        return "regularized_abstopk"
-
-
-class RegularizedAbsTopKTrainingSAE(RegularizedMixin, AbsTopKTrainingSAE):
-    """SAELens' `abstopk` with loss terms."""
-
-    cfg: RegularizedAbsTopKTrainingSAEConfig  # pyright: ignore[reportIncompatibleVariableOverride]
-
-
-@dataclass
-class RegularizedBatchTopKTrainingSAEConfig(BatchTopKTrainingSAEConfig, TwinConfig):
-    """SAELens' `batchtopk` with loss terms; exports `jumprelu`, as the stock one does."""
-
-    @override
-    @classmethod
-    def architecture(cls) -> str:
-        return "regularized_batchtopk"
-
-
-class RegularizedBatchTopKTrainingSAE(RegularizedMixin, BatchTopKTrainingSAE):
-    """SAELens' `batchtopk` with loss terms."""
-
-    cfg: RegularizedBatchTopKTrainingSAEConfig  # pyright: ignore[reportIncompatibleVariableOverride]
-
-
-@dataclass
-class RegularizedMatryoshkaBatchTopKTrainingSAEConfig(
-    MatryoshkaBatchTopKTrainingSAEConfig, TwinConfig
-):
-    """SAELens' `matryoshka_batchtopk` with loss terms; exports `jumprelu` as the stock one."""
-
-    @override
-    @classmethod
-    def architecture(cls) -> str:
-        return "regularized_matryoshka_batchtopk"
-
-
-class RegularizedMatryoshkaBatchTopKTrainingSAE(RegularizedMixin, MatryoshkaBatchTopKTrainingSAE):
-    """SAELens' `matryoshka_batchtopk` with loss terms."""
-
-    cfg: RegularizedMatryoshkaBatchTopKTrainingSAEConfig  # pyright: ignore[reportIncompatibleVariableOverride]
-
-
-@dataclass
-class RegularizedJumpReLUTrainingSAEConfig(JumpReLUTrainingSAEConfig, TwinConfig):
-    """SAELens' `jumprelu` with loss terms."""
-
-    @override
-    @classmethod
-    def architecture(cls) -> str:
-        return "regularized_jumprelu"
-
-
-class RegularizedJumpReLUTrainingSAE(RegularizedMixin, JumpReLUTrainingSAE):
-    """SAELens' `jumprelu` with loss terms."""
-
-    cfg: RegularizedJumpReLUTrainingSAEConfig  # pyright: ignore[reportIncompatibleVariableOverride]
-
-
-@dataclass
-class RegularizedGatedTrainingSAEConfig(GatedTrainingSAEConfig, TwinConfig):
-    """SAELens' `gated` with loss terms."""
-
-    @override
-    @classmethod
-    def architecture(cls) -> str:
-        return "regularized_gated"
-
-
-class RegularizedGatedTrainingSAE(RegularizedMixin, GatedTrainingSAE):
-    """SAELens' `gated` with loss terms."""
-
-    cfg: RegularizedGatedTrainingSAEConfig  # pyright: ignore[reportIncompatibleVariableOverride]
-
-
-@dataclass
-class RegularizedMatchingPursuitTrainingSAEConfig(MatchingPursuitTrainingSAEConfig, TwinConfig):
-    """SAELens' `matching_pursuit` with loss terms."""
-
-    @override
-    @classmethod
-    def architecture(cls) -> str:
-        return "regularized_matching_pursuit"
-
-
-class RegularizedMatchingPursuitTrainingSAE(RegularizedMixin, MatchingPursuitTrainingSAE):
-    """SAELens' `matching_pursuit` with loss terms."""
-
-    cfg: RegularizedMatchingPursuitTrainingSAEConfig  # pyright: ignore[reportIncompatibleVariableOverride]
-
-
-TWINS: tuple[tuple[type[TrainingSAE[Any]], type[TrainingSAEConfig]], ...] = (
+REGULARIZED: tuple[tuple[type[TrainingSAE[Any]], type[TrainingSAEConfig]], ...] = (
     (RegularizedStandardTrainingSAE, RegularizedStandardTrainingSAEConfig),
     (RegularizedTopKTrainingSAE, RegularizedTopKTrainingSAEConfig),
     (RegularizedAbsTopKTrainingSAE, RegularizedAbsTopKTrainingSAEConfig),
     (RegularizedBatchTopKTrainingSAE, RegularizedBatchTopKTrainingSAEConfig),
-    (
-        RegularizedMatryoshkaBatchTopKTrainingSAE,
-        RegularizedMatryoshkaBatchTopKTrainingSAEConfig,
-    ),
+    (RegularizedMatryoshkaBatchTopKTrainingSAE, RegularizedMatryoshkaBatchTopKTrainingSAEConfig),
     (RegularizedJumpReLUTrainingSAE, RegularizedJumpReLUTrainingSAEConfig),
     (RegularizedGatedTrainingSAE, RegularizedGatedTrainingSAEConfig),
     (RegularizedMatchingPursuitTrainingSAE, RegularizedMatchingPursuitTrainingSAEConfig),
 )
-"""All of the above, for SAELens' registry."""
+"""All of them, for SAELens' registry."""

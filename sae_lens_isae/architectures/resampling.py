@@ -132,7 +132,7 @@ def split_merged(
     )
 
 
-def take_over(
+def choose_moves(
     idle: Bool[torch.Tensor, " d_sae"],
     residual: Float[torch.Tensor, "batch d_in"],
     indices: Int[torch.Tensor, "batch k"],

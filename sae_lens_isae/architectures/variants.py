@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sae_lens_isae.architectures.isae import ISAETrainingSAEConfig
+from sae_lens_isae.architectures.isae_config import ISAETrainingSAEConfig
 from sae_lens_isae.architectures.isae_me import ISAEMETrainingSAEConfig
 
 

@@ -145,7 +145,7 @@ class Reweighting(LossTerm):
 
     @override
     def forward(self, ctx: StepContext, *inputs: torch.Tensor) -> Float[torch.Tensor, ""]:
-        sae_in = ctx.step_input.sae_in
+        sae_in = ctx.sae_in
         if self.labelled is None:
             self._update_variance(sae_in)
         squared = (ctx.sae_out - sae_in).pow(2) * ctx.sae.sample_weights(sae_in)
@@ -153,7 +153,7 @@ class Reweighting(LossTerm):
 
     @override
     def metrics(self, ctx: StepContext) -> dict[str, Metric]:
-        sae_in, weights = ctx.step_input.sae_in, self.squared_weights()
+        sae_in, weights = ctx.sae_in, self.squared_weights()
         squared = (ctx.sae_out.detach() - sae_in).pow(2) * ctx.sae.sample_weights(sae_in)
         return {
             "wsae_weighted_mse": (weights * squared).sum(-1).mean(),

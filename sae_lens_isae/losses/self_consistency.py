@@ -99,7 +99,7 @@ class SelfConsistency(LossTerm):
     def forward(self, ctx: StepContext, *inputs: torch.Tensor) -> Float[torch.Tensor, ""]:
         (weight,) = inputs
         moved = self._moved(ctx, ctx.sae.encode_again(ctx)).pow(2).sum(-1, keepdim=True)
-        return weight * (moved * ctx.sae.sample_weights(ctx.step_input.sae_in)).mean()
+        return weight * (moved * ctx.sae.sample_weights(ctx.sae_in)).mean()
 
     @override
     @torch.no_grad()

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
 from sae_lens import TrainingSAE, TrainingSAEConfig
-from sae_lens.saes.sae import TrainStepInput
 from torch import nn
 from typing_extensions import override
 
@@ -36,7 +35,7 @@ class StepContext:
     """
 
     sae: LossTermsMixin
-    step_input: TrainStepInput
+    sae_in: Float[torch.Tensor, "batch d_in"]
     feature_acts: Float[torch.Tensor, "batch d_sae"]
     hidden_pre: Float[torch.Tensor, "batch d_sae"]
     sae_out: Float[torch.Tensor, "batch d_in"]
@@ -144,27 +143,24 @@ class LossTermsMixin(TrainingSAE[Any]):
         return 1.0
 
     @not_compiled
-    def term_inputs(self, batch_size: int) -> tuple[tuple[torch.Tensor, ...], ...]:
-        """What every term needs besides the batch, in the order of the terms."""
-        return tuple(t.inputs(self.n_steps, batch_size, self.device) for _, t in self._terms())
+    def term_inputs(self, batch_size: int) -> dict[str, tuple[torch.Tensor, ...]]:
+        """What every term needs besides the batch, by the name of the term."""
+        return {
+            name: term.inputs(self.n_steps, batch_size, self.device) for name, term in self._terms()
+        }
 
     def term_losses(
-        self, ctx: StepContext, inputs: Sequence[Sequence[torch.Tensor]]
+        self, ctx: StepContext, inputs: Mapping[str, tuple[torch.Tensor, ...]]
     ) -> dict[str, torch.Tensor]:
         """Loss of every term, by name.
 
         Args:
             inputs: As `term_inputs` returned them.
         """
-        return {
-            name: term(ctx, *given)
-            for (name, term), given in zip(self._terms(), inputs, strict=True)
-        }
+        return {name: term(ctx, *inputs[name]) for name, term in self._terms()}
 
     def term_metrics(self, ctx: StepContext) -> dict[str, Metric]:
-        """Metrics of every term; empty except on logging steps."""
-        if not ctx.step_input.is_logging_step:
-            return {}
+        """Metrics of every term, for logging steps."""
         return {key: value for _, term in self._terms() for key, value in term.metrics(ctx).items()}
 
     def _terms(self) -> list[tuple[str, LossTerm]]:

@@ -1,67 +1,132 @@
-"""Replay of a training step as CUDA graphs: at 4,096 latents a step's launches take the host longer
-than the work takes the device."""
+"""Record a training step as a CUDA graph and replay it.
+
+At 4,096 latents launching a step's kernels takes the host longer than the kernels take the device.
+A replay launches all of them at once. Nothing here knows what the step computes.
+"""
 
 from __future__ import annotations
 
 import gc
 from collections import Counter
-from collections.abc import Callable, Generator, Hashable, Iterable, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, cast
+from dataclasses import fields, is_dataclass
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 from torch import nn
 
+Inputs = TypeVar("Inputs")
+Outputs = TypeVar("Outputs")
+
 _EAGER_CALLS = 3
-"""Calls of one kind before it is captured, so that a last, smaller batch is not."""
+"""Calls of one kind before it is recorded, so that a last, smaller batch is not."""
 _MOST_GRAPHS = 4
 """Each keeps the memory of a step for itself."""
 
 
-class GraphedStep:
-    """Captures a function of tensors at its fourth call with the same key, and replays it then.
+class ReplayedFunction:
+    """Records a function at its fourth call of one kind and replays it from then on.
+
+    The function takes one value and returns one: a tensor, or a dataclass, dict, tuple or list of
+    such values. Whatever in it is no tensor belongs to the kind of the call: another number means
+    another recording.
 
     Outputs of a replay share memory with those of the next one.
     """
 
     def __init__(self) -> None:
         self._calls: Counter[Hashable] = Counter()
-        self._graphs: dict[Hashable, Callable[..., tuple[torch.Tensor, ...]]] = {}
+        self._recordings: dict[Hashable, _Recording] = {}
 
-    def __reduce__(self) -> tuple[type[GraphedStep], tuple[()]]:
-        # a copy of a model captures graphs of its own
-        return GraphedStep, ()
+    def __reduce__(self) -> tuple[type[ReplayedFunction], tuple[()]]:
+        # a copy of a model records graphs of its own
+        return ReplayedFunction, ()
 
     def __call__(
         self,
-        function: Callable[..., tuple[torch.Tensor, ...]],
-        inputs: Sequence[torch.Tensor],
+        function: Callable[[Inputs], Outputs],
+        inputs: Inputs,
         module: nn.Module,
-        key: Hashable,
-    ) -> tuple[torch.Tensor, ...]:
-        """`function(*inputs)`, differentiable in the parameters of `module`, which it reads itself.
+        key: Hashable = None,
+    ) -> Outputs:
+        """`function(inputs)`, differentiable in the parameters of `module`, which it reads itself.
 
         Args:
-            function: Must not wait for the device and must do the same work at every call.
-            key: What the function's course depends on besides the inputs' shapes and dtypes.
+            function: Must not wait for the device, and must do the same work at every call of one
+                kind.
+            key: What its course depends on besides `inputs`.
         """
         parameters = {n: p for n, p in module.named_parameters() if p.requires_grad}
-        if not _can_capture(parameters.values()):
-            return function(*inputs)
-        key = (key, _describe(inputs), _describe(parameters.values()), _precision())
-        if key not in self._graphs:
-            self._calls[key] += 1
-            if self._calls[key] <= _EAGER_CALLS:
-                return function(*inputs)
-            if len(self._graphs) == _MOST_GRAPHS:
-                oldest = next(iter(self._graphs))
-                del self._graphs[oldest], self._calls[oldest]
+        tensors, structure = flatten(inputs)
+        if not _can_record(parameters.values()):
+            return function(inputs)
+        kind = (key, structure, _describe(tensors), _describe(parameters.values()), _precision())
+        if kind not in self._recordings:
+            self._calls[kind] += 1
+            if self._calls[kind] <= _EAGER_CALLS:
+                return function(inputs)
+            if len(self._recordings) == _MOST_GRAPHS:
+                oldest = next(iter(self._recordings))
+                del self._recordings[oldest], self._calls[oldest]
             with _as_new_leaves(module, parameters) as leaves, _buffers_restored(module):
-                self._graphs[key] = _capture(function, inputs, leaves)
-        return self._graphs[key](*inputs, *parameters.values())
+                self._recordings[kind] = _record(function, tensors, structure, leaves)
+        return self._recordings[kind].replay(tensors, parameters.values())
 
 
-def _can_capture(parameters: Iterable[torch.Tensor]) -> bool:
+class _Recording(NamedTuple):
+    graph: Callable[..., tuple[torch.Tensor, ...]]
+    outputs: Structure
+
+    def replay(self, tensors: Iterable[torch.Tensor], parameters: Iterable[torch.Tensor]) -> Any:
+        return unflatten(self.outputs, iter(self.graph(*tensors, *parameters)))
+
+
+class Structure(NamedTuple):
+    """A value without its tensors; hashable."""
+
+    kind: Any
+    """`torch.Tensor`, a dataclass, dict, tuple or list; None for a constant."""
+    names: tuple[Any, ...] = ()
+    """Of the fields or keys; of a constant its value."""
+    parts: tuple[Structure, ...] = ()
+
+
+def flatten(value: Any) -> tuple[list[torch.Tensor], Structure]:
+    """The tensors in a value, in order, and the rest of it."""
+    if isinstance(value, torch.Tensor):
+        return [value], Structure(torch.Tensor)
+    if is_dataclass(value) and not isinstance(value, type):
+        children = {field.name: getattr(value, field.name) for field in fields(value)}
+    elif isinstance(value, dict):
+        children = cast("dict[Any, Any]", value)
+    elif isinstance(value, tuple | list):
+        children = dict(enumerate(cast("Sequence[Any]", value)))
+    else:
+        return [], Structure(None, (value,))
+    tensors: list[torch.Tensor] = []
+    parts: list[Structure] = []
+    for child in children.values():
+        of_child, part = flatten(child)
+        tensors += of_child
+        parts.append(part)
+    return tensors, Structure(type(value), tuple(children), tuple(parts))
+
+
+def unflatten(structure: Structure, tensors: Iterator[torch.Tensor]) -> Any:
+    """The value whose `flatten` gave these."""
+    kind, names, parts = structure
+    if kind is torch.Tensor:
+        return next(tensors)
+    if kind is None:
+        return names[0]
+    children = [unflatten(part, tensors) for part in parts]
+    if issubclass(kind, tuple | list):
+        return kind(children)
+    return kind(**dict(zip(names, children, strict=True)))
+
+
+def _can_record(parameters: Iterable[torch.Tensor]) -> bool:
     # a replay writes gradients to the same memory each time, so it cannot add to what is there
     return (
         torch.is_grad_enabled()
@@ -115,15 +180,21 @@ def _place(module: nn.Module, parameters: dict[str, nn.Parameter]) -> None:
         setattr(module.get_submodule(owner), attribute, parameter)
 
 
-def _capture(
-    function: Callable[..., tuple[torch.Tensor, ...]],
-    inputs: Sequence[torch.Tensor],
+def _record(
+    function: Callable[[Any], Any],
+    tensors: Sequence[torch.Tensor],
+    structure: Structure,
     leaves: Sequence[torch.Tensor],
-) -> Callable[..., tuple[torch.Tensor, ...]]:
-    def with_leaves(*args: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return function(*args[: len(inputs)])
+) -> _Recording:
+    outputs: list[Structure] = []
 
-    static = (*(t.clone() for t in inputs), *leaves)
+    def of_tensors(*args: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        # the parameters are among the arguments for autograd alone
+        found, of_outputs = flatten(function(unflatten(structure, iter(args[: len(tensors)]))))
+        outputs.append(of_outputs)
+        return tuple(found)
+
+    static = (*(t.clone() for t in tensors), *leaves)
     autocast = torch.autocast(
         "cuda",
         dtype=torch.get_autocast_dtype("cuda"),
@@ -137,10 +208,10 @@ def _capture(
     gc.disable()
     try:
         with autocast:
-            graphed = torch.cuda.make_graphed_callables(
-                cast(Any, with_leaves), static, allow_unused_input=True
+            graph = torch.cuda.make_graphed_callables(
+                cast(Any, of_tensors), static, allow_unused_input=True
             )
     finally:
         if collects:
             gc.enable()
-    return cast(Callable[..., tuple[torch.Tensor, ...]], graphed)
+    return _Recording(cast(Any, graph), outputs[-1])

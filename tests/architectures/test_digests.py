@@ -89,7 +89,9 @@ def machine() -> list[str]:
     model = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").is_file():
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        model = next((line.split(": ")[1] for line in lines if line.startswith("model name")), model)
+        model = next(
+            (line.split(": ")[1] for line in lines if line.startswith("model name")), model
+        )
     return [torch.__version__, torch.backends.cpu.get_cpu_capability(), model]
 
 

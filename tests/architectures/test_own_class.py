@@ -16,7 +16,7 @@ from sae_lens import (
 )
 from sae_lens.registry import SAE_CLASS_REGISTRY, SAE_TRAINING_CLASS_REGISTRY
 
-from sae_lens_isae import RegularizedMixin, TwinConfig
+from sae_lens_isae import regularize
 from tests.conftest import D_IN, D_SAE, train_sae
 
 
@@ -42,12 +42,7 @@ class MyTrainingSAE(StandardTrainingSAE):
     pass
 
 
-@dataclass
-class MyConfig(MyTrainingSAEConfig, TwinConfig):
-    architecture = classmethod(lambda cls: "regularized_mine")
-
-
-class MySAE(RegularizedMixin, MyTrainingSAE): ...
+MySAE, MyConfig = regularize(MyTrainingSAE, MyTrainingSAEConfig)
 
 
 @pytest.fixture

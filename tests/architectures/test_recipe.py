@@ -10,12 +10,9 @@ import scipy.optimize
 import torch
 from sae_lens.saes.sae import TrainStepInput
 
-from sae_lens_isae.architectures.recipe import (
-    NonFiniteWatch,
-    dead_latent_acts,
-    geometric_median,
-    unit_norm_mse,
-)
+from sae_lens_isae.architectures.dead_latents import dead_latent_acts
+from sae_lens_isae.architectures.non_finite import NonFiniteWatch
+from sae_lens_isae.architectures.recipe import geometric_median, unit_norm_mse
 from tests.conftest import (
     D_IN,
     D_SAE,
@@ -124,9 +121,9 @@ def test_dead_latent_loss_is_the_residual_that_dead_latents_explain(variant):
 def test_dead_latent_loss_leaves_the_step_matrix_alone(variant):
     sae = make_sae(isae_config(variant))
     step = step_input(next(Activations(0.5)), torch.arange(D_SAE) < 5)
-    sae.begin_step(step)
-    losses, _ = sae.losses_of_step(step, sae.term_inputs(len(step.sae_in)))
-    losses["auxiliary_reconstruction_loss"].backward()
+    out = sae.training_forward_pass(step)
+    aux = sae.calculate_aux_loss(step, out.feature_acts, out.hidden_pre, out.sae_out)
+    aux["auxiliary_reconstruction_loss"].backward()
     for name, parameter in sae.named_parameters():
         reached = parameter.grad is not None and bool(parameter.grad.any())
         assert reached == (name in ("W_enc", "W_dec", "b_dec")), name

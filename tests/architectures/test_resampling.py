@@ -8,10 +8,10 @@ from torch.nn.functional import normalize
 
 from sae_lens_isae.architectures import resampling
 from sae_lens_isae.architectures.resampling import (
+    choose_moves,
     duplicates,
     move_latents,
     shared_directions,
-    take_over,
 )
 from tests.conftest import D_IN, D_SAE, NORMALIZATIONS, Activations, isae_config, make_sae
 
@@ -85,7 +85,7 @@ def test_an_idle_latent_takes_a_concept_that_no_latent_has():
     found[:, 7] = 0
     residual = codes[:, 7:8] * concepts[7]
     idle = torch.arange(80) == 7
-    direction, moves = take_over(idle, residual, *sparse(found, 3), dictionary, signed=True)
+    direction, moves = choose_moves(idle, residual, *sparse(found, 3), dictionary, signed=True)
     assert moves.tolist() == idle.tolist()
     assert abs(direction[7] @ concepts[7]) > 0.999
 
@@ -101,7 +101,7 @@ def test_an_idle_latent_takes_one_of_two_merged_concepts():
     found[:, 1] = 0
     residual = codes @ concepts - found @ dictionary
     idle = torch.arange(80) == 1
-    direction, moves = take_over(idle, residual, *sparse(found, 3), dictionary, signed=True)
+    direction, moves = choose_moves(idle, residual, *sparse(found, 3), dictionary, signed=True)
     assert moves.tolist() == idle.tolist()
     # their difference is what many residuals share, and no concept
     difference = normalize(concepts[0] - concepts[1], dim=0)
@@ -117,11 +117,11 @@ def test_what_a_latent_at_work_has_already_is_left_alone():
     dictionary = torch.cat([concepts, normalize(torch.ones(1, 60), dim=-1)])
     residual = (codes - found) @ concepts
     idle = torch.arange(81) == 80
-    _, moves = take_over(idle, residual, *sparse(found, 3), dictionary, signed=True)
+    _, moves = choose_moves(idle, residual, *sparse(found, 3), dictionary, signed=True)
     assert not moves.any()
     # the same residuals count where that latent does not work
     idle[7] = True
-    direction, moves = take_over(idle, residual, *sparse(found, 3), dictionary, signed=True)
+    direction, moves = choose_moves(idle, residual, *sparse(found, 3), dictionary, signed=True)
     assert moves.tolist() == (torch.arange(81) == 7).tolist()
     assert abs(direction[7] @ concepts[7]) > 0.999
 
@@ -131,11 +131,11 @@ def test_few_move_at_once_and_only_idle_ones():
     nothing = torch.zeros_like(codes)
     elsewhere = normalize(torch.randn(80, 60), dim=-1)
     for idle in (torch.ones(80, dtype=torch.bool), torch.arange(80) % 2 == 1):
-        _, moves = take_over(idle, codes @ concepts, *sparse(nothing, 3), elsewhere, signed=True)
+        _, moves = choose_moves(idle, codes @ concepts, *sparse(nothing, 3), elsewhere, signed=True)
         assert 0 < moves.sum() <= 80 // 16
         assert not (moves & ~idle).any()
     none = torch.zeros(80, dtype=torch.bool)
-    _, moves = take_over(none, codes @ concepts, *sparse(nothing, 3), elsewhere, signed=True)
+    _, moves = choose_moves(none, codes @ concepts, *sparse(nothing, 3), elsewhere, signed=True)
     assert not moves.any()
 
 
@@ -145,7 +145,7 @@ def test_nothing_left_over_moves_nothing(signed):
     residual = torch.zeros(50, 60)
     idle = torch.ones(80, dtype=torch.bool)
     dictionary = normalize(torch.randn(80, 60), dim=-1)
-    direction, moves = take_over(idle, residual, *sparse(codes, 3), dictionary, signed)
+    direction, moves = choose_moves(idle, residual, *sparse(codes, 3), dictionary, signed)
     assert not moves.any()
     assert direction.isfinite().all()
 

@@ -168,7 +168,14 @@ def test_where_gates_decide_active_latents_come_first():
     acts, hidden_pre = torch.zeros(2, D_SAE), torch.randn(2, D_SAE)
     hidden_pre[:, 7] = 1e6  # a large magnitude behind a closed gate
     acts[0, [3, 5]] = hidden_pre[0, [3, 5]] = 1e-3
-    ctx = StepContext(sae, step_input(torch.randn(2, D_IN)), acts, hidden_pre, acts, sae.W_dec)
+    ctx = StepContext(
+        sae=sae,
+        sae_in=torch.randn(2, D_IN),
+        feature_acts=acts,
+        hidden_pre=hidden_pre,
+        sae_out=acts,
+        dictionary=sae.W_dec,
+    )
     (three,) = sae_supports(ctx, 3, n_samples=1).tolist()
     assert set(three) == {3, 5, 7}
 

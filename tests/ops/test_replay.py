@@ -1,17 +1,17 @@
-"""What lets a training step run without waiting: late numbers, fused Adam, CUDA graphs."""
+"""What lets a training step run without waiting: late numbers and CUDA graphs."""
 
 from __future__ import annotations
 
 import contextlib
 import copy
 import gc
+from dataclasses import dataclass
 
 import pytest
 import torch
 
 from sae_lens_isae.ops import graphs
-from sae_lens_isae.ops.fused_adam import _fuse, _wait_for_optimizer_of, fuse_adam_of
-from sae_lens_isae.ops.graphs import GraphedStep, _as_new_leaves
+from sae_lens_isae.ops.graphs import ReplayedFunction, _as_new_leaves, flatten, unflatten
 from sae_lens_isae.ops.lagging import LaggingCopies
 from tests.conftest import BATCH, Activations, isae_config, make_sae, make_trainer
 
@@ -25,21 +25,6 @@ def test_copies_from_a_cpu_come_back_at_once_and_keep_their_value():
     assert copies.pop() == []
 
 
-def test_several_parameters_may_wait_for_their_optimizers():
-    """Two SAEs whose steps come after both forward passes, and one that never makes a step."""
-    weights = [torch.nn.Parameter(torch.ones(2)) for _ in range(3)]
-    optimizers = [torch.optim.Adam([weight]) for weight in weights]
-    foreign = torch.optim.SGD([torch.nn.Parameter(torch.ones(2))], lr=0.1)
-    _wait_for_optimizer_of(torch.nn.Parameter(torch.ones(2)))
-    for weight in weights[:2]:
-        _wait_for_optimizer_of(weight)
-        weight.grad = torch.ones(2)
-    for optimizer in (foreign, *optimizers):
-        optimizer.step()
-        optimizer.step()
-    assert [bool(o.param_groups[0]["fused"]) for o in optimizers] == [True, True, False]
-
-
 @pytest.mark.parametrize("device", [pytest.param("cuda", marks=pytest.mark.gpu)])
 def test_copies_from_a_gpu_come_back_two_pushes_later(device):
     copies = LaggingCopies()
@@ -51,40 +36,24 @@ def test_copies_from_a_gpu_come_back_two_pushes_later(device):
     assert [tag for tag, _ in copies.pop(wait=True)] == [3, 4]
 
 
-@pytest.mark.parametrize("steps_before", [0, 3])
-def test_fused_adam_updates_alike(steps_before):
-    """Also when the optimizer's state exists already, as after a resume."""
-    trained = []
-    for fuse in (False, True):
-        weight = torch.nn.Parameter(torch.linspace(-1, 1, 12))
-        optimizer = torch.optim.Adam([weight], lr=0.01)
-        for step in range(steps_before + 5):
-            if fuse and step == steps_before:
-                _fuse(optimizer)
-            weight.grad = (weight.detach() - 0.3) * (step + 1)
-            optimizer.step()
-        trained.append(weight.detach().clone())
-        assert optimizer.state[weight]["step"].item() == steps_before + 5
-    torch.testing.assert_close(*trained, rtol=1e-5, atol=1e-6)
+@dataclass
+class Nested:
+    x: torch.Tensor
+    more: dict[str, object]
 
 
-def test_a_choice_made_by_hand_is_kept():
-    weight = torch.nn.Parameter(torch.zeros(2))
-    optimizer = torch.optim.Adam([weight], foreach=True)
-    _fuse(optimizer)
-    assert not optimizer.param_groups[0]["fused"]
-
-
-@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
-def test_only_the_adam_of_the_parameter_is_fused(device):
-    mine, other = (torch.nn.Parameter(torch.zeros(2, device=device)) for _ in range(2))
-    optimizers = [torch.optim.Adam([mine]), torch.optim.Adam([other])]
-    fuse_adam_of(mine)
-    for optimizer, weight in zip(optimizers, (mine, other), strict=True):
-        weight.grad = torch.ones_like(weight)
-        optimizer.step()
-    fused = [bool(o.param_groups[0]["fused"]) for o in optimizers]
-    assert fused == [device == "cuda", False]
+def test_a_value_comes_back_from_its_tensors():
+    x, y = torch.ones(2), torch.zeros(3)
+    value = Nested(x, {"pair": (y, [x]), "none": None, "number": 0.5})
+    tensors, structure = flatten(value)
+    assert [t.data_ptr() for t in tensors] == [t.data_ptr() for t in (x, y, x)]
+    again = unflatten(structure, iter([x, y, y]))
+    assert type(again) is Nested
+    assert again.more["pair"][1][0] is y
+    assert again.more["none"] is None
+    # a constant tells one recording from another
+    assert structure == flatten(value)[1]
+    assert hash(structure) != hash(flatten(Nested(x, {**value.more, "number": 0.25}))[1])
 
 
 def test_new_leaves_share_memory_and_leave_the_module_as_it_was():
@@ -103,9 +72,9 @@ def test_new_leaves_share_memory_and_leave_the_module_as_it_was():
 
 def test_without_a_gpu_the_function_just_runs():
     module = torch.nn.Linear(3, 1)
-    step = GraphedStep()
+    step = ReplayedFunction()
     for _ in range(6):
-        (loss,) = step(lambda x: (module(x).sum(),), (torch.ones(2, 3),), module, 0)
+        loss = step(lambda x: module(x).sum(), torch.ones(2, 3), module)
         loss.backward()
     assert module.weight.grad.any()
 
@@ -117,17 +86,17 @@ def test_replays_follow_inputs_parameters_and_scale_of_the_loss(device):
     def train(graphed):
         torch.manual_seed(0)
         module = torch.nn.Linear(8, 4, device=device)
-        step, losses, kept = GraphedStep(), [], None
+        step, losses, kept = ReplayedFunction(), [], None
         optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
         for i in range(10):
             x = torch.full((5, 8), 0.1 * (i + 1), device=device)
 
             def function(x, key=i % 2):
                 out = module(x * (1 + key))
-                return out.pow(2).mean(), out.detach()
+                return {"loss": out.pow(2).mean(), "out": out.detach()}
 
-            run = step if graphed else (lambda f, inputs, *_: f(*inputs))
-            loss, _ = run(function, (x,), module, i % 2)
+            run = step if graphed else (lambda f, inputs, *_: f(inputs))
+            loss = run(function, x, module, i % 2)["loss"]
             (3 * loss).backward()
             optimizer.step()
             optimizer.zero_grad()
@@ -179,21 +148,21 @@ def test_calls_before_a_capture_leave_running_statistics(monkeypatch):
         return function
 
     monkeypatch.setattr(torch.cuda, "make_graphed_callables", call_first)
-    monkeypatch.setattr(graphs, "_can_capture", lambda _: True)
+    monkeypatch.setattr(graphs, "_can_record", lambda _: True)
     module = torch.nn.BatchNorm1d(2)
-    step = GraphedStep()
+    step = ReplayedFunction()
     for _ in range(6):
-        step(lambda x: (module(x),), (torch.rand(4, 2),), module, 0)
+        step(module, torch.rand(4, 2), module)
     assert module.num_batches_tracked == 6
 
 
 @pytest.mark.parametrize("device", [pytest.param("cuda", marks=pytest.mark.gpu)])
 def test_gradients_are_added_up_where_some_are_left(device):
     module = torch.nn.Linear(2, 1, bias=False, device=device)
-    step = GraphedStep()
+    step = ReplayedFunction()
     for i in range(8):
         x = torch.full((1, 2), float(i), device=device)
-        (loss,) = step(lambda x: (module(x).sum(),), (x,), module, 0)
+        loss = step(lambda x: module(x).sum(), x, module)
         loss.backward()
         if i < 5:
             module.zero_grad()
@@ -204,12 +173,12 @@ def test_gradients_are_added_up_where_some_are_left(device):
 @pytest.mark.parametrize("device", [pytest.param("cuda", marks=pytest.mark.gpu)])
 def test_the_oldest_graph_makes_room(device):
     module = torch.nn.Linear(2, 1, bias=False, device=device)
-    step = GraphedStep()
+    step = ReplayedFunction()
     x = torch.ones(1, 2, device=device)
     for key in [*range(6), 0]:
         for _ in range(5):
-            (loss,) = step(lambda x, key=key: (module(x).sum() * key,), (x,), module, key)
+            loss = step(lambda x, key=key: module(x).sum() * key, x, module, key)
             loss.backward()
             assert module.weight.grad.tolist() == [[key, key]]
             module.zero_grad()
-    assert len(step._graphs) == 4
+    assert len(step._recordings) == 4
