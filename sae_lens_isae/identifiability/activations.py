@@ -33,6 +33,7 @@ DEFAULT_N_SAMPLES = 4096
 """Drawn from a model or a generator, which have no end of their own."""
 
 _CHUNK = 4096
+_GENERATED = 4096
 _FLOAT_DTYPES = ("F16", "BF16", "F32", "F64")
 _MOST_NUMBERS = 2**31
 _PROMPTS = 8
@@ -157,7 +158,7 @@ def from_generator(
             # every pass draws the same, whatever else draws random numbers meanwhile
             with torch.random.fork_rng():
                 torch.manual_seed(seed + number)
-                chunk = model.sample(min(n_samples, _CHUNK))
+                chunk = model.sample(min(n_samples, _GENERATED))
             yield chunk
 
     return ActivationSource(n_samples, model.cfg.hidden_dim, description, chunks)

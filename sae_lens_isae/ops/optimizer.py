@@ -1,4 +1,4 @@
-"""Changes to the optimizer that trains an SAE, which SAELens' trainer builds and keeps to itself."""
+"""Changes to the optimizer of an SAE, which SAELens' trainer builds and keeps to itself."""
 
 from __future__ import annotations
 
