@@ -21,7 +21,8 @@ from sae_lens_isae.bench import BenchInputs, run_evals
 from sae_lens_isae.files import write_json
 from sae_lens_isae.measuring import run_bench
 from sae_lens_isae.report.bench_tables import detail_tables, summary_table
-from sae_lens_isae.training import load_runner_config, train
+from sae_lens_isae.training.config import load_runner_config
+from sae_lens_isae.training.runs import train
 
 VARIANTS = ("topk", "abstopk", "isae", "isae_me")
 EVALS = ("core", "sparse_probing", "scr", "tpp", "sae_probes", "ce_bench")

@@ -19,7 +19,8 @@ from pathlib import Path
 
 from provenance import write_result
 
-from sae_lens_isae.training import load_runner_config, train
+from sae_lens_isae.training.config import load_runner_config
+from sae_lens_isae.training.runs import train
 
 ROOT = Path(__file__).parent.parent
 SEEDS = ("seed_42", "seed_43")

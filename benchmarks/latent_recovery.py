@@ -24,10 +24,10 @@ from jaxtyping import Float
 from plotly.colors import qualitative
 from plotly.subplots import make_subplots
 from provenance import RESULTS, write_result
+from recovery_bounds import lemma_1, reweighting_gap, theorem_2
 from scipy.stats import spearmanr
 from tqdm.auto import trange
 
-from sae_lens_isae.identifiability.latent_recovery import lemma_1, reweighting_gap, theorem_2
 from sae_lens_isae.losses.reweighting import squared_weights
 from sae_lens_isae.synthetic import UniformSparseGenerator, mixture_atoms
 

@@ -14,7 +14,7 @@ from sae_lens_isae.demo import TABLE_FILENAME
 from sae_lens_isae.identifiability.audit import audits_to_dict
 from sae_lens_isae.identifiability.table import table_row
 from sae_lens_isae.measuring import Inputs, run_audit, run_pairwise
-from sae_lens_isae.training import ACTIVATIONS_FILENAME
+from sae_lens_isae.training.runs import ACTIVATIONS_FILENAME
 
 
 def main() -> None:

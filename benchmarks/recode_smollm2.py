@@ -17,7 +17,8 @@ from provenance import write_result
 from sae_lens_isae.measuring import RecodeInputs, run_recode
 from sae_lens_isae.recoding import RecodeSettings
 from sae_lens_isae.report.recode_tables import recode_tables
-from sae_lens_isae.training import load_runner_config, train
+from sae_lens_isae.training.config import load_runner_config
+from sae_lens_isae.training.runs import train
 
 VARIANTS = ("jumprelu", "topk", "isae_me")
 FLAGS = ["--d_sae", "2048", "--training_tokens", "400000", "--lr_decay_steps", "312"]

@@ -27,7 +27,8 @@ from sae_lens_isae import (
     RegularizedTopKTrainingSAEConfig,
     audit,
 )
-from sae_lens_isae.training import load_runner_config, seeded_sae, train_together
+from sae_lens_isae.training.config import load_runner_config
+from sae_lens_isae.training.runs import seeded_sae, train_together
 
 CONFIG = Path(__file__).parent.parent / "configs" / "smollm2_topk.yaml"
 """Model, text and buffers; its own SAE is not trained."""

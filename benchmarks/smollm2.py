@@ -14,7 +14,8 @@ from provenance import write_result
 from safetensors.torch import load_file
 
 from sae_lens_isae.identifiability import pairwise_identifiability
-from sae_lens_isae.training import load_runner_config, train
+from sae_lens_isae.training.config import load_runner_config
+from sae_lens_isae.training.runs import train
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 

@@ -24,7 +24,7 @@ from parallel import kept_rows, run_all
 from provenance import keep_result, provenance
 from synthetic_study import PAPER, RECIPES, SETTING, SIZES, compare, recipe, table_lines, train
 
-from sae_lens_isae.identifiability.loading import load_sae
+from sae_lens_isae.inputs.saes import load_sae
 from sae_lens_isae.synthetic import GENERATORS
 
 SEEDS = (0, 1, 2)

@@ -23,11 +23,11 @@ from jaxtyping import Float
 from plotly.colors import qualitative
 from plotly.subplots import make_subplots
 from provenance import write_result
+from recovery_bounds import reweighting_gap
 from torch.nn.functional import normalize
 from tqdm.auto import tqdm, trange
 
 from sae_lens_isae.identifiability import match_dictionaries
-from sae_lens_isae.identifiability.latent_recovery import reweighting_gap
 from sae_lens_isae.losses.reweighting import squared_weights
 
 N_CONCEPTS, D_IN, K = 200, 20, 2

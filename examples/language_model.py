@@ -5,7 +5,8 @@ import sys
 from sae_lens import LanguageModelSAERunnerConfig, LanguageModelSAETrainingRunner, LoggingConfig
 
 from sae_lens_isae import ISAEMETrainingSAEConfig
-from sae_lens_isae.sources import load_gguf_model, load_package_text
+from sae_lens_isae.inputs.language_models import load_gguf_model
+from sae_lens_isae.inputs.texts import load_package_text
 
 cfg = LanguageModelSAERunnerConfig(
     sae=ISAEMETrainingSAEConfig(

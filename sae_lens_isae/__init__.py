@@ -35,19 +35,28 @@ from sae_lens_isae.architectures.regularized import (
     RegularizedTopKTrainingSAEConfig,
     regularize,
 )
+from sae_lens_isae.bench import BenchReport, BenchResult, bench
 from sae_lens_isae.identifiability import (
-    ActivationSource,
     Audit,
+    AuditReport,
     DictionaryMatch,
-    LinearModel,
     PairIdentifiability,
     PairwiseReport,
     audit,
     match_dictionaries,
-    open_activations,
     pairwise_identifiability,
 )
-from sae_lens_isae.recoding import PromptedModel, RecodeSettings, RecodingReport, recode
+from sae_lens_isae.inputs.activation_source import ActivationSource
+from sae_lens_isae.inputs.activations import open_activations
+from sae_lens_isae.inputs.linear_sae import LinearSAE
+from sae_lens_isae.recoding import (
+    PromptedModel,
+    RecodeSettings,
+    RecodingReport,
+    load_prompts,
+    prompted_model,
+    recode,
+)
 
 __version__ = "0.1.0"
 
@@ -56,6 +65,9 @@ __all__ = [
     "ISAESAE",
     "ActivationSource",
     "Audit",
+    "AuditReport",
+    "BenchReport",
+    "BenchResult",
     "DictionaryMatch",
     "ISAEMESAEConfig",
     "ISAEMETrainingSAE",
@@ -63,7 +75,7 @@ __all__ = [
     "ISAESAEConfig",
     "ISAETrainingSAE",
     "ISAETrainingSAEConfig",
-    "LinearModel",
+    "LinearSAE",
     "PairIdentifiability",
     "PairwiseReport",
     "PromptedModel",
@@ -89,9 +101,12 @@ __all__ = [
     "RegularizedTopKTrainingSAEConfig",
     "__version__",
     "audit",
+    "bench",
+    "load_prompts",
     "match_dictionaries",
     "open_activations",
     "pairwise_identifiability",
+    "prompted_model",
     "recode",
     "regularize",
 ]

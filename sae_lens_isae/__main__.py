@@ -1,5 +1,5 @@
-"""`python -m sae_lens_isae` is the `isae` command."""
+"""`python -m sae_lens_isae` is `isae`."""
 
-from sae_lens_isae.cli import main
+from isae_cli.app import main
 
 main()

@@ -2,33 +2,26 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from sae_lens import LanguageModelSAERunnerConfig, LoggingConfig, TrainingSAE
 from sae_lens.synthetic import SyntheticSAERunner, SyntheticSAERunnerConfig
 from safetensors.torch import load_file, save_file
-from tqdm.auto import tqdm
 from transformers import set_seed
 
 from sae_lens_isae.architectures.schedule import SyntheticSchedule
 from sae_lens_isae.architectures.variants import paper_variants
+from sae_lens_isae.demo_report import DemoReport
 from sae_lens_isae.errors import InputError
 from sae_lens_isae.files import output_folder
 from sae_lens_isae.identifiability.pairwise import pairwise_identifiability
-from sae_lens_isae.identifiability.table import TableRow, table_row
-from sae_lens_isae.report.demo_page import write_demo_page
-from sae_lens_isae.report.tables import TABLE1_HEADERS, print_table, table1_cells
+from sae_lens_isae.progress import progress_bar
 from sae_lens_isae.synthetic import signed_synthetic_model
-from sae_lens_isae.training import ACTIVATIONS_FILENAME, seeded_sae, train_together
-
-PAGE_FILENAME = "index.html"
-TABLE_FILENAME = "table.json"
+from sae_lens_isae.training.runs import ACTIVATIONS_FILENAME, seeded_sae, train_together
 
 _HELD_OUT_SEED = 1_000_003
 _N_HELD_OUT = 4096
@@ -68,21 +61,22 @@ class RealDemo:
     """Learning rate, decayed linearly to a tenth over the last fifth of the run."""
 
 
-def run_demo(out: Path, n_seeds: int = 2, settings: SyntheticDemo | None = None) -> list[TableRow]:
+def run_demo(out: Path, n_seeds: int = 2, settings: SyntheticDemo | None = None) -> DemoReport:
     """Train the four variants on signed i.i.d. synthetic data and compare their seeds.
 
-    Writes every SAE to `<out>/<variant>/seed_<s>`, the held-out activations, `table.json` and
-    `index.html`, and prints the table.
+    Writes every SAE to `<out>/<variant>/seed_<s>`, the held-out activations, and the report.
 
     Raises:
         ValueError: Fewer than two seeds: there is nothing to compare.
     """
     _check_seeds(n_seeds)
     with output_folder(out):
-        return _run_synthetic(out, n_seeds, settings or SyntheticDemo())
+        report = _run_synthetic(out, n_seeds, settings or SyntheticDemo())
+        report.save(out)
+    return report
 
 
-def _run_synthetic(out: Path, n_seeds: int, s: SyntheticDemo) -> list[TableRow]:
+def _run_synthetic(out: Path, n_seeds: int, s: SyntheticDemo) -> DemoReport:
     data = signed_synthetic_model(s.n_concepts, s.d_in, s.k)
     schedule = SyntheticSchedule(s.n_steps, s.lr)
     variants = paper_variants(
@@ -93,7 +87,7 @@ def _run_synthetic(out: Path, n_seeds: int, s: SyntheticDemo) -> list[TableRow]:
     )
     saes: dict[str, list[TrainingSAE[Any]]] = {variant: [] for variant in variants}
     runs = [(variant, seed) for variant in variants for seed in range(n_seeds)]
-    for variant, seed in (progress := tqdm(runs, unit="SAE", desc="demo")):
+    for variant, seed in (progress := progress_bar(runs, unit="SAE", desc="demo")):
         progress.set_postfix_str(f"now {variant}, seed {seed}")
         sae = seeded_sae(variants[variant], seed)
         for phase in schedule.phases():
@@ -118,7 +112,6 @@ def _run_synthetic(out: Path, n_seeds: int, s: SyntheticDemo) -> list[TableRow]:
     activations = data.sample(_N_HELD_OUT)
     save_file({"activations": activations.contiguous()}, out / ACTIVATIONS_FILENAME)
     return _report(
-        out,
         "isae demo: signed i.i.d. synthetic data",
         [
             f"Data: {s.n_concepts} random unit concepts in {s.d_in} dimensions, {s.k} active with "
@@ -141,7 +134,7 @@ def _run_synthetic(out: Path, n_seeds: int, s: SyntheticDemo) -> list[TableRow]:
     )
 
 
-def run_real_demo(out: Path, n_seeds: int = 2, settings: RealDemo | None = None) -> list[TableRow]:
+def run_real_demo(out: Path, n_seeds: int = 2, settings: RealDemo | None = None) -> DemoReport:
     """The same on activations of SmolLM2-135M, all SAEs on one shared forward pass.
 
     Raises:
@@ -187,8 +180,7 @@ def run_real_demo(out: Path, n_seeds: int = 2, settings: RealDemo | None = None)
         for variant in variants
     }
     ce = {t.name: t.metrics["ce_loss_score"] for t in result.saes}
-    return _report(
-        out,
+    report = _report(
         "isae demo: SmolLM2-135M, layer 9",
         [
             f"Data: SmolLM2-135M-Instruct (GGUF, Q4_1) after block 9, State of the Union "
@@ -207,6 +199,8 @@ def run_real_demo(out: Path, n_seeds: int = 2, settings: RealDemo | None = None)
         activations,
         asdict(s),
     )
+    report.save(out)
+    return report
 
 
 def _check_seeds(n_seeds: int) -> None:
@@ -215,25 +209,16 @@ def _check_seeds(n_seeds: int) -> None:
 
 
 def _report(
-    out: Path,
     title: str,
     setting: Sequence[str],
     saes: dict[str, list[TrainingSAE[Any]]],
     activations: torch.Tensor,
     settings: dict[str, Any],
-) -> list[TableRow]:
+) -> DemoReport:
     reports = {
         variant: pairwise_identifiability(
             {f"seed_{seed}": sae.eval() for seed, sae in enumerate(seeds)}, activations
         )
         for variant, seeds in saes.items()
     }
-    rows = [table_row(variant, report) for variant, report in reports.items()]
-    (out / TABLE_FILENAME).write_text(
-        json.dumps({"settings": settings, "rows": [row.to_dict() for row in rows]}, indent=2)
-    )
-    write_demo_page(out / PAGE_FILENAME, title, setting, rows, reports)
-    console = Console()
-    print_table(console, title, TABLE1_HEADERS, [table1_cells(row) for row in rows])
-    console.print(f"SAEs, table and page are in {out}; open {out / PAGE_FILENAME}")
-    return rows
+    return DemoReport(heading=title, setting=list(setting), settings=settings, variants=reports)

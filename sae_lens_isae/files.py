@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import pandas as pd
 import torch
@@ -74,6 +74,28 @@ def whole_folder(folder: Path) -> Generator[Path]:
 def json_records(table: pd.DataFrame) -> list[dict[str, Any]]:
     """The rows of a table for JSON, where pandas writes missing values as null."""
     return json.loads(str(table.to_json(orient="records")))
+
+
+TableFormat = Literal["parquet", "csv"]
+
+
+def write_table(path: Path, table: pd.DataFrame, table_format: TableFormat) -> Path:
+    """Write a table, whole or not at all, and return its file.
+
+    Args:
+        path: Without ending.
+
+    Raises:
+        InputError: There is no such format.
+    """
+    if table_format not in get_args(TableFormat):
+        raise InputError(f"table must be parquet or csv, got {table_format!r}")
+    path = path.with_name(f"{path.name}.{table_format}")
+    if table_format == "csv":
+        write_whole(path, lambda scratch: table.to_csv(scratch, index=False))
+    else:
+        write_whole(path, lambda scratch: table.to_parquet(scratch, index=False))
+    return path
 
 
 def write_json(path: Path, data: Any, indent: int | None = 2) -> None:
@@ -173,3 +195,9 @@ def file_stem(name: str) -> str:
         return name
     plain = re.sub(r"[^A-Za-z0-9_.+=-]+", "_", name).strip("._-")[-60:]
     return f"{plain or 'unnamed'}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+def cache_folder() -> Path:
+    """Where converted models and this user's secret are kept."""
+    default = Path.home() / ".cache" / "sae-lens-isae"
+    return Path(os.environ.get("SAE_LENS_ISAE_CACHE", default))

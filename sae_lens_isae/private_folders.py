@@ -12,8 +12,7 @@ import stat
 from pathlib import Path
 
 from sae_lens_isae.errors import InputError, explained
-from sae_lens_isae.files import write_whole
-from sae_lens_isae.sources import cache_folder
+from sae_lens_isae.files import cache_folder, write_whole
 
 _SECRET_FILE = "secret"
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH

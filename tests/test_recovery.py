@@ -19,10 +19,10 @@ from sae_lens import ActivationsStore, LanguageModelSAERunnerConfig, LoggingConf
 from safetensors.torch import load_file
 from transformers import set_seed
 
-from sae_lens_isae.activation_stream import STATE_FILENAME, MixedActivations
-from sae_lens_isae.recovery import Stopped
-from sae_lens_isae.sources import load_language_model
-from sae_lens_isae.training import train
+from sae_lens_isae.inputs.language_models import load_language_model
+from sae_lens_isae.training.activation_stream import STATE_FILENAME, MixedActivations
+from sae_lens_isae.training.checkpoints import Stopped
+from sae_lens_isae.training.runs import train
 from tests.conftest import D_IN, D_SAE, K, complaint, isae_config
 
 HOOK = "model.layers.0"

@@ -10,13 +10,8 @@ import torch
 from transformer_lens.utils import lm_cross_entropy_loss
 
 from sae_lens_isae import sources
-from sae_lens_isae.sources import (
-    check_hook,
-    convert_gguf,
-    find_gguf,
-    in_bfloat16,
-    load_language_model,
-)
+from sae_lens_isae.inputs.gguf import convert_gguf, find_gguf
+from sae_lens_isae.inputs.language_models import check_hook, in_bfloat16, load_language_model
 
 HOOK = "model.layers.0"
 

@@ -9,7 +9,8 @@ import yaml
 from sae_lens import LanguageModelSAERunnerConfig
 
 from sae_lens_isae import ISAEMETrainingSAEConfig, ISAETrainingSAEConfig
-from sae_lens_isae.training import load_runner_config, train
+from sae_lens_isae.training.config import load_runner_config
+from sae_lens_isae.training.runs import train
 from tests.conftest import D_IN, D_SAE, K
 
 VARIANT_FIELDS = ("activation", "arip_weight", "encoder_steps", "step_matrix")

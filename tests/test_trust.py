@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from sae_lens_isae.errors import InputError
+from sae_lens_isae.inputs.language_models import harmless_model_kwargs
 from sae_lens_isae.private_folders import private_folder, secret_folder
-from sae_lens_isae.sources import harmless_model_kwargs
 from tests.conftest import complaint, isae_config, make_sae
 
 PAYLOAD = """

@@ -48,7 +48,7 @@ def duplicates(
     return repeats
 
 
-class Shared(NamedTuple):
+class SharedDirections(NamedTuple):
     """Directions that many residuals share."""
 
     direction: Float[torch.Tensor, "directions d_in"]
@@ -61,7 +61,7 @@ class Shared(NamedTuple):
 
 def shared_directions(
     residual: Float[torch.Tensor, "batch d_in"], signed: bool, n_directions: int, n_members: int
-) -> Shared:
+) -> SharedDirections:
     """Means of residuals that fit together, each begun at one of the largest residuals.
 
     Args:
@@ -77,18 +77,18 @@ def shared_directions(
 
 def _refined(
     direction: torch.Tensor, residual: torch.Tensor, signed: bool, n_members: int
-) -> Shared:
+) -> SharedDirections:
     products = direction @ residual.T
     ranked = products.abs() if signed else products
     members = ranked.topk(n_members, sorted=False).indices
     fit = products.gather(-1, members)
     fit = fit if signed else fit.relu()
     weights = torch.zeros_like(products).scatter_(-1, members, fit)
-    return Shared(normalize(weights @ residual, dim=-1), members, fit)
+    return SharedDirections(normalize(weights @ residual, dim=-1), members, fit)
 
 
-class Split(NamedTuple):
-    """Shared directions after merged latents were taken apart."""
+class SplitDirections(NamedTuple):
+    """SharedDirections directions after merged latents were taken apart."""
 
     direction: Float[torch.Tensor, "directions d_in"]
     latent: Int[torch.Tensor, " directions"]
@@ -98,12 +98,12 @@ class Split(NamedTuple):
 
 
 def split_merged(
-    shared: Shared,
+    shared: SharedDirections,
     residual: Float[torch.Tensor, "batch d_in"],
     indices: Int[torch.Tensor, "batch k"],
     values: Float[torch.Tensor, "batch k"],
     dictionary: Float[torch.Tensor, "d_sae d_in"],
-) -> Split:
+) -> SplitDirections:
     """Where one latent fires for more than half of the members, a concept that it stands for.
 
     What such a latent and the residual make up together is one concept where its code and the fit
@@ -125,7 +125,7 @@ def split_merged(
     concept = normalize((of_one[..., None] * whole).sum(1), dim=-1)
     n_members = members.shape[1]
     fires_for_most = 2 * count > n_members
-    return Split(
+    return SplitDirections(
         direction=torch.where(fires_for_most[:, None], concept, shared.direction),
         latent=latent,
         is_merged=fires_for_most & (4 * (side < 0).sum(-1) >= n_members),
@@ -163,7 +163,7 @@ def choose_moves(
     n_members = min(max(_FEWEST_MEMBERS, indices.numel() // d_sae), batch)
     shared = shared_directions(residual, signed, n_directions, n_members)
     strongest = shared.fit.pow(2).sum(-1).argsort(descending=True)
-    shared = Shared(*(part[strongest] for part in shared))
+    shared = SharedDirections(*(part[strongest] for part in shared))
     direction, latent, is_merged = split_merged(shared, residual, indices, values, dictionary)
     cosine = direction @ dictionary.T
     known = ((cosine.abs() if signed else cosine) > _DUPLICATE_COSINE) & ~idle

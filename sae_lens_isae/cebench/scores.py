@@ -29,8 +29,8 @@ from sae_lens import SAE
 from sae_lens_isae.cebench.stories import StoryActivations
 from sae_lens_isae.identifiability.dictionary import Health, measure_health
 from sae_lens_isae.identifiability.latents import LatentCounts
-from sae_lens_isae.identifiability.linear_model import LinearModel
-from sae_lens_isae.identifiability.signs import CodeForm, has_signed_codes, unfold_signs
+from sae_lens_isae.inputs.linear_sae import LinearSAE
+from sae_lens_isae.inputs.signs import CodeForm, has_signed_codes, unfold_signs
 
 ALPHA = 0.25
 """Weight of the sparsity."""
@@ -60,12 +60,12 @@ def ce_bench(sae: SAE[Any], stories: StoryActivations, form: CodeForm = "non_neg
     Args:
         form: `as_is` keeps the signs of signed codes.
     """
-    model = LinearModel(sae)
-    unfolded = form == "non_negative" and has_signed_codes(model)
-    counts = LatentCounts(model.d_sae)
+    linear = LinearSAE(sae)
+    unfolded = form == "non_negative" and has_signed_codes(linear)
+    counts = LatentCounts(linear.d_sae)
     means: list[torch.Tensor] = []
     for x in stories:
-        codes = model.encode(x).codes
+        codes = linear.encode(x).codes
         counts.add(codes)
         means.append((unfold_signs(codes) if unfolded else codes).mean(0).cpu())
     first, second = torch.stack(means[0::2]), torch.stack(means[1::2])
@@ -80,8 +80,8 @@ def ce_bench(sae: SAE[Any], stories: StoryActivations, form: CodeForm = "non_neg
     return CEBench(
         contrastive=float(contrastive.mean()),
         independence=float(independence.mean()),
-        sparsity=float(counts.active.sum()) / (counts.n_samples * model.d_sae),
-        health=measure_health(model, counts),
+        sparsity=float(counts.active.sum()) / (counts.n_samples * linear.d_sae),
+        health=measure_health(linear, counts),
         by_subject={
             subject: (mean(c for c, _ in scores), mean(i for _, i in scores))
             for subject, scores in by_subject.items()

@@ -12,11 +12,11 @@ import torch
 from datasets import load_dataset
 from jaxtyping import Float
 from safetensors.torch import load_file, save_file
-from tqdm.auto import tqdm
 
 from sae_lens_isae.errors import InputError, MissingInputError, explained
 from sae_lens_isae.files import write_whole
-from sae_lens_isae.sources import hook_layer
+from sae_lens_isae.inputs.language_models import hook_layer
+from sae_lens_isae.progress import progress_bar
 
 if TYPE_CHECKING:
     from transformer_lens.HookedRootModule import HookedRootModule
@@ -89,7 +89,7 @@ class StoryActivations:
         stories = [story for pair in self.pairs for story in (pair.story1, pair.story2)]
         self._folder.mkdir(parents=True, exist_ok=True)
         starts = range(0, len(stories), _STORIES_PER_PART)
-        for start in tqdm(starts, desc="Stories", unit="part", leave=False):
+        for start in progress_bar(starts, desc="Stories", unit="part", leave=False):
             path = self._folder / f"{start}.safetensors"
             some = stories[start : start + _STORIES_PER_PART]
             if not path.exists():

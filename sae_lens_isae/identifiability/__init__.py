@@ -1,26 +1,26 @@
-"""Measurements of how identifiable a trained SAE is."""
+"""How identifiable trained SAEs are: agreement of seeds, and the assumptions of the theory."""
 
 from __future__ import annotations
 
-from sae_lens_isae.identifiability.activations import ActivationSource, open_activations
-from sae_lens_isae.identifiability.audit import Audit, audit
-from sae_lens_isae.identifiability.linear_model import LinearModel
+from sae_lens_isae.identifiability.audit import audit
+from sae_lens_isae.identifiability.audit_report import AuditReport
+from sae_lens_isae.identifiability.audit_results import Audit
 from sae_lens_isae.identifiability.matching import DictionaryMatch, match_dictionaries
-from sae_lens_isae.identifiability.pairwise import (
-    PairIdentifiability,
-    PairwiseReport,
-    pairwise_identifiability,
-)
+from sae_lens_isae.identifiability.pairwise import pairwise_identifiability
+from sae_lens_isae.identifiability.pairwise_report import PairwiseReport
+from sae_lens_isae.identifiability.pairwise_results import PairIdentifiability, SAESummary
+from sae_lens_isae.identifiability.table1 import TableRow, table_row
 
 __all__ = [
-    "ActivationSource",
     "Audit",
+    "AuditReport",
     "DictionaryMatch",
-    "LinearModel",
     "PairIdentifiability",
     "PairwiseReport",
+    "SAESummary",
+    "TableRow",
     "audit",
     "match_dictionaries",
-    "open_activations",
     "pairwise_identifiability",
+    "table_row",
 ]

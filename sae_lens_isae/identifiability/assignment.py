@@ -19,9 +19,9 @@ import torch
 from jaxtyping import Float, Int
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import min_weight_full_bipartite_matching
-from tqdm.auto import tqdm
 
 from sae_lens_isae.errors import InputError
+from sae_lens_isae.progress import progress_bar
 
 Scores = Callable[[Int[torch.Tensor, " chosen"]], Float[torch.Tensor, "chosen columns"]]
 """The scores of some rows, on any device."""
@@ -109,7 +109,9 @@ def _first_candidates(scores: Scores, n_rows: int, n_columns: int) -> _Candidate
     found: list[torch.Tensor] = []
     values: list[torch.Tensor] = []
     blocks = torch.arange(n_rows).split(_blocks(n_columns))
-    for rows in tqdm(blocks, desc="Matching", unit="block", disable=len(blocks) < 8, leave=False):
+    for rows in progress_bar(
+        blocks, desc="Matching", unit="block", disable=len(blocks) < 8, leave=False
+    ):
         top = scores(rows).topk(width, dim=-1)
         found.append(top.indices.cpu())
         values.append(top.values.cpu().double())

@@ -9,10 +9,10 @@ import math
 from dataclasses import dataclass
 
 import torch
-from tqdm.auto import tqdm
 
 from sae_lens_isae.identifiability.latents import LatentCounts
-from sae_lens_isae.identifiability.linear_model import LinearModel
+from sae_lens_isae.inputs.linear_sae import LinearSAE
+from sae_lens_isae.progress import progress_bar
 from sae_lens_isae.solvers.codes import inner_products
 
 _DEAD_RATE = 1e-4
@@ -45,12 +45,14 @@ class Health:
     n_zero_atoms: int
 
 
-def measure_coherence(model: LinearModel, k: int) -> Coherence:
+def measure_coherence(linear: LinearSAE, k: int) -> Coherence:
     """The largest |cosine| of two atoms, in blocks; `k` enters the bound only."""
-    atoms = model.atoms
+    atoms = linear.atoms
     mu, where = 0.0, (0, 0)
-    blocks = torch.arange(model.d_sae).split(max(1, _BLOCK_NUMBERS // model.d_sae))
-    for rows in tqdm(blocks, desc="Coherence", unit="block", leave=False, disable=len(blocks) < 8):
+    blocks = torch.arange(linear.d_sae).split(max(1, _BLOCK_NUMBERS // linear.d_sae))
+    for rows in progress_bar(
+        blocks, desc="Coherence", unit="block", leave=False, disable=len(blocks) < 8
+    ):
         start = int(rows[0])
         # the half above the diagonal is enough
         cosine = inner_products(atoms[rows.to(atoms.device)], atoms[start:]).abs_().triu_(1)
@@ -61,29 +63,29 @@ def measure_coherence(model: LinearModel, k: int) -> Coherence:
     return Coherence(min(mu, 1.0), where, (k - 1) * min(mu, 1.0))
 
 
-def lipschitz_constant(model: LinearModel) -> float | None:
+def lipschitz_constant(linear: LinearSAE) -> float | None:
     """|W_enc W_dec|_2 of Corollary 3, from two d_in x d_in matrices instead of the d_sae x d_sae
     product; None where the encoder is not one linear map and an activation function."""
-    encoder = model.encoder_weights()
+    encoder = linear.encoder_weights()
     if encoder is None:
         return None
-    values, vectors = torch.linalg.eigh(model.frame_operator)
+    values, vectors = torch.linalg.eigh(linear.frame_operator)
     root = vectors * values.clamp_min(0).sqrt() @ vectors.T
     return math.sqrt(
         max(0.0, float(torch.linalg.eigvalsh(root @ (encoder @ encoder.T).double() @ root)[-1]))
     )
 
 
-def measure_health(model: LinearModel, counts: LatentCounts) -> Health:
+def measure_health(linear: LinearSAE, counts: LatentCounts) -> Health:
     """Dictionary health, with usage as counted over a stream of activations."""
     usage = counts.active / counts.n_samples
     p = usage / usage.sum()
-    entropy = float(-(p * (p + 1e-12).log()).sum()) / math.log(max(2, model.d_sae))
-    own = model.atoms.square().sum(-1).double().square().sum()
+    entropy = float(-(p * (p + 1e-12).log()).sum()) / math.log(max(2, linear.d_sae))
+    own = linear.atoms.square().sum(-1).double().square().sum()
     return Health(
         dead_fraction=float((usage < _DEAD_RATE).double().mean()),
         usage_entropy=entropy,
-        coherence_rms=math.sqrt(max(0.0, float(model.frame_operator.square().sum() - own)))
-        / model.d_sae,
-        n_zero_atoms=int((model.atom_norm == 0).sum()),
+        coherence_rms=math.sqrt(max(0.0, float(linear.frame_operator.square().sum() - own)))
+        / linear.d_sae,
+        n_zero_atoms=int((linear.atom_norm == 0).sum()),
     )

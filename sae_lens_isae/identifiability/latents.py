@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -35,7 +36,12 @@ class LatentCounts:
 class PairCounts:
     """How the matched latents of two SAEs act together, over a stream of codes."""
 
-    def __init__(self, match: DictionaryMatch) -> None:
+    def __init__(self, a: str, match: DictionaryMatch) -> None:
+        """
+        Args:
+            a: Name of the first SAE.
+        """
+        self.a = a
         self.match = match
         n = len(match.index_a)
         self.both: Float[torch.Tensor, " pairs"] = torch.zeros(n, dtype=torch.float64)
@@ -53,80 +59,91 @@ class PairCounts:
         self.product += self.match.sign * (paired_a * paired_b).sum(0).cpu()
 
 
-def latent_table(
+class LatentTables(NamedTuple):
+    """Every latent's fate in the other SAEs, in long form."""
+
+    latents: pd.DataFrame
+    """One row per SAE and latent: `sae`, `latent`; `zero_atom`, whose latents are found nowhere;
+    `firing_rate`; `mean_magnitude` of the code where active; `n_found`, in how many other SAEs its
+    partner's atom has cosine `found_cosine` or more, after its sign; `mean_cosine` and `min_cosine`
+    over the other SAEs; `mean_code_iou`."""
+    partners: pd.DataFrame
+    """One row per SAE, latent and other SAE: `sae`, `latent`, `other`; `partner`, the latent there
+    that it is matched to, missing without one; `sign` and `cosine` of the two atoms; `code_iou`,
+    samples in which both are active over those in which one is; `code_cosine`, of their codes over
+    the samples. Agreement of codes is missing where neither is active."""
+
+
+def latent_tables(
     saes: Mapping[str, LatentCounts],
     pairs: Mapping[tuple[str, str], PairCounts],
     is_zero: Mapping[str, Bool[torch.Tensor, " d_sae"]],
     found_cosine: float,
-) -> pd.DataFrame:
-    """One row per SAE and latent.
-
-    Columns: `sae`, `latent`; `zero_atom`, whose latents are found nowhere; `firing_rate`;
-    `mean_magnitude` of the code where active; `n_found`, in how many other SAEs the matched atom
-    has cosine `found_cosine` or more, after its sign;
-    `mean_cosine` and `min_cosine` over the other SAEs; `mean_code_iou`; and for every other SAE X
-    `match_X` (its latent, -1 without partner), `sign_X`, `cosine_X`, `code_iou_X` (samples in
-    which both are active over those in which one is) and `code_cosine_X` (cosine of the two
-    latents' codes over the samples). Agreement of codes is missing where neither latent was active.
-    """
-    tables = [
-        _table_of(name, counts, saes, pairs, is_zero[name], found_cosine)
-        for name, counts in saes.items()
-    ]
-    return pd.concat(tables, ignore_index=True)
-
-
-def _table_of(
-    name: str,
-    counts: LatentCounts,
-    saes: Mapping[str, LatentCounts],
-    pairs: Mapping[tuple[str, str], PairCounts],
-    is_zero: Bool[torch.Tensor, " d_sae"],
-    found_cosine: float,
-) -> pd.DataFrame:
-    d_sae = len(counts.active)
-    per_other: dict[str, np.ndarray] = {}
-    others: list[str] = []
-    for (a, b), pair in pairs.items():
-        if name not in (a, b):
-            continue
-        here, there = (
-            (pair.match.index_a, pair.match.index_b)
-            if name == a
-            else (pair.match.index_b, pair.match.index_a)
-        )
-        other = b if name == a else a
-        others.append(other)
-        theirs = saes[other]
-        either = counts.active[here] + theirs.active[there] - pair.both
-        scale = (counts.energy[here] * theirs.energy[there]).sqrt()
-        columns = {
-            "match": there.double(),
-            "sign": pair.match.sign.double(),
-            "cosine": pair.match.cosine.double(),
-            "code_iou": torch.where(either > 0, pair.both / either, torch.nan),
-            "code_cosine": torch.where(scale > 0, pair.product / scale, torch.nan),
-        }
-        for column, values in columns.items():
-            full = torch.full((d_sae,), torch.nan, dtype=torch.float64)
-            full[here] = values
-            per_other[f"{column}_{other}"] = full.numpy()
-        per_other[f"match_{other}"] = np.nan_to_num(per_other[f"match_{other}"], nan=-1).astype(int)
+) -> LatentTables:
+    """What was counted over a stream of codes, as tables."""
+    partners = pd.concat(
+        [
+            _partners(name, other, saes, pair)
+            for name in saes
+            for (a, b), pair in pairs.items()
+            for other in ({a: b, b: a}.get(name),)
+            if other is not None
+        ],
+        ignore_index=True,
+    )
     # an atom without partner was not found there: cosine 0, not missing
-    cosine = np.nan_to_num(np.stack([per_other[f"cosine_{other}"] for other in others]))
-    code_iou = pd.DataFrame({other: per_other[f"code_iou_{other}"] for other in others})
+    cosine = partners["cosine"].fillna(0.0)
+    of_latent = partners.assign(cosine=cosine, found=cosine >= found_cosine).groupby(
+        ["sae", "latent"], sort=False
+    )
+    latents = pd.concat(
+        [_latents(name, counts, is_zero[name]) for name, counts in saes.items()], ignore_index=True
+    )
+    summary = of_latent.agg(
+        n_found=("found", "sum"),
+        mean_cosine=("cosine", "mean"),
+        min_cosine=("cosine", "min"),
+        mean_code_iou=("code_iou", "mean"),
+    )
+    return LatentTables(latents.join(summary, on=["sae", "latent"]), partners)
+
+
+def _latents(
+    name: str, counts: LatentCounts, is_zero: Bool[torch.Tensor, " d_sae"]
+) -> pd.DataFrame:
     active = counts.active.numpy()
     return pd.DataFrame(
         {
             "sae": name,
-            "latent": np.arange(d_sae),
+            "latent": np.arange(len(active)),
             "zero_atom": is_zero.cpu().numpy(),
             "firing_rate": active / counts.n_samples,
             "mean_magnitude": counts.magnitude.numpy() / np.maximum(active, 1),
-            "n_found": (cosine >= found_cosine).sum(0),
-            "mean_cosine": cosine.mean(0),
-            "min_cosine": cosine.min(0),
-            "mean_code_iou": code_iou.mean(axis=1),
-            **per_other,
         }
     )
+
+
+def _partners(
+    name: str, other: str, saes: Mapping[str, LatentCounts], pair: PairCounts
+) -> pd.DataFrame:
+    """The latents of `name`, and their partners in `other`."""
+    counts, theirs = saes[name], saes[other]
+    match = pair.match
+    here, there = match.index_a, match.index_b
+    if pair.a != name:
+        here, there = there, here
+    either = counts.active[here] + theirs.active[there] - pair.both
+    scale = (counts.energy[here] * theirs.energy[there]).sqrt()
+    d_sae = len(counts.active)
+    table = pd.DataFrame({"sae": name, "latent": np.arange(d_sae), "other": other})
+    for column, values in {
+        "partner": there.double(),
+        "sign": match.sign.double(),
+        "cosine": match.cosine.double(),
+        "code_iou": torch.where(either > 0, pair.both / either, torch.nan),
+        "code_cosine": torch.where(scale > 0, pair.product / scale, torch.nan),
+    }.items():
+        full = torch.full((d_sae,), torch.nan, dtype=torch.float64)
+        full[here] = values
+        table[column] = full.numpy()
+    return table.astype({"partner": "Int64", "sign": "Int64"})

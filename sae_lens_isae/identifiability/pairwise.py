@@ -1,51 +1,42 @@
 """Would another training run have found the same dictionary and the same codes?
 
-Paper 1, section 4, 'Metrics', for all pairs of two or more SAEs: dictionary cosine similarity
-(DCS), intersection over union (IoU) of the supports and l2 error of the codes, after matching the
-dictionaries up to permutation and sign; with the SAEs' own encoders, and with orthogonal matching
-pursuit on their dictionaries as an oracle, which tells what the dictionary does from what the
-encoder does. Where neither SAE's codes have signs, their latents are matched up to permutation
-alone: an SAE that has latents for both signs of a concept would otherwise find the wrong one of
-them as often as not. The oracle's codes always have signs.
+The metrics of Nelson et al. 2026, section 4, for all pairs of two or more SAEs: dictionary cosine
+similarity (DCS), intersection over union (IoU) of the supports and l2 error of the codes. The
+dictionaries are matched up to permutation and sign first. Codes come from the SAEs' own encoders,
+and from orthogonal matching pursuit on their dictionaries as an oracle: where the oracle agrees
+better, the encoder is what limits agreement.
+
+Where neither SAE's codes have signs, latents are matched up to permutation alone. Otherwise an SAE
+with one latent for each sign of a concept would be matched to the wrong one half of the time. The
+oracle's codes always have signs.
 """
 
 from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping
 from functools import cached_property
-from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from jaxtyping import Float, Int
-from sae_lens import SAE
-from tqdm.auto import tqdm
 
 from sae_lens_isae.errors import InputError
-from sae_lens_isae.identifiability.activations import (
-    Activations,
-    ActivationSource,
-    as_source,
-)
-from sae_lens_isae.identifiability.code_agreement import (
-    CONFIDENCE,
-    CodeAgreement,
-    CodeComparison,
-)
-from sae_lens_isae.identifiability.comparable import check_comparable
-from sae_lens_isae.identifiability.latents import LatentCounts, PairCounts, latent_table
-from sae_lens_isae.identifiability.linear_model import LinearCode, LinearModel
+from sae_lens_isae.identifiability.code_agreement import CodeAgreement, CodeComparison
+from sae_lens_isae.identifiability.latents import LatentCounts, PairCounts, latent_tables
 from sae_lens_isae.identifiability.matching import DictionaryMatch, match_dictionaries
+from sae_lens_isae.identifiability.pairwise_report import PairwiseReport
+from sae_lens_isae.identifiability.pairwise_results import PairIdentifiability, SAESummary
 from sae_lens_isae.identifiability.ties import Directions, TieBreaker, directions
+from sae_lens_isae.inputs.activation_source import ActivationSource
+from sae_lens_isae.inputs.activations import AnyActivations, as_source
+from sae_lens_isae.inputs.comparable import check_comparable
+from sae_lens_isae.inputs.linear_sae import LinearCode, LinearSAE
+from sae_lens_isae.inputs.saes import AnySAEs, named_saes
 from sae_lens_isae.losses.arip import ARIPMeasurement
+from sae_lens_isae.progress import progress_bar, progress_shown
 from sae_lens_isae.solvers import SparseCodes, omp
-
-SCHEMA = "sae-lens-isae/pairwise/2"
-"""Written into the JSON; the number grows when a field changes its meaning or goes away."""
 
 _CODE_BYTES = 2**29
 """Dense codes of all SAEs for one batch take no more than this."""
@@ -54,102 +45,17 @@ _MAX_ORACLE_K = 256
 """OMP with more atoms than this takes hours, and its codes are no longer sparse."""
 
 
-@dataclass(frozen=True)
-class PairIdentifiability:
-    """How far two SAEs agree; 1, 1, 1 and 0 for the same SAE up to permutation and sign."""
-
-    a: str
-    b: str
-    dcs: float
-    """Mean |cosine| under the matching that makes it largest."""
-    dcs_gap: float
-    """No matching has a DCS above dcs + dcs_gap; 0 up to 4,096 latents."""
-    signed_mcc: float
-    """Mean cosine under the matching that makes it largest (Song et al. 2025): a feature found with
-    the opposite sign does not count."""
-    sae: CodeAgreement
-    """With the SAEs' own encoders."""
-    oracle: CodeAgreement | None
-    """With orthogonal matching pursuit on both dictionaries; None where it was left out."""
-    n_unmatched: int
-    """Latents of the larger SAE without partner; where active they count as disagreement."""
-    same_sae: bool
-    """The same SAE given twice: it agrees with itself by construction."""
-    match: DictionaryMatch = field(repr=False)
-    """Of the SAEs' own codes."""
-
-
-@dataclass(frozen=True)
-class SAESummary:
-    """What one SAE does on the activations."""
-
-    name: str
-    architecture: str
-    d_sae: int
-    l0: float
-    """Mean number of active latents."""
-    mse: float
-    """Mean |x - x_hat|^2 / |x|^2."""
-    r_arip: float | None
-    """Mean R_aRIP over the 2k largest pre-activations of each sample (the R_S column of paper 1);
-    None without pre-activations or where 2k exceeds the latents."""
-    n_dead: int
-    """Latents that no sample activates."""
-    n_zero_atoms: int
-    """Latents whose atom is zero: they can do nothing, and are not matched."""
-    n_repeated: int
-    """Latents whose atom has the direction of an earlier one, up to sign."""
-    oracle_k: str | None
-    """Atoms per sample that the oracle takes, or why there is none."""
-
-
-@dataclass(frozen=True)
-class PairwiseReport:
-    """The comparison of all pairs."""
-
-    saes: list[SAESummary]
-    pairs: list[PairIdentifiability]
-    latents: pd.DataFrame = field(repr=False)
-    """One row per SAE and latent; see `latent_table`."""
-    n_samples: int
-    activations: str
-    found_cosine: float
-    n_zero_rows: int
-    """All-zero activations, which are no tokens' and are left out."""
-    differences: list[str]
-    """How the SAEs differ in what they are for."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON data, without the table of latents."""
-        pairs: list[dict[str, Any]] = []
-        for pair in self.pairs:
-            row = {k: v for k, v in vars(pair).items() if k not in ("match", "sae", "oracle")}
-            row["sae"] = pair.sae.to_dict()
-            row["oracle"] = None if pair.oracle is None else pair.oracle.to_dict()
-            pairs.append(row)
-        return {
-            "schema": SCHEMA,
-            "activations": self.activations,
-            "n_samples": self.n_samples,
-            "n_zero_rows": self.n_zero_rows,
-            "differences": self.differences,
-            "confidence": CONFIDENCE,
-            "found_cosine": self.found_cosine,
-            "saes": [asdict(sae) for sae in self.saes],
-            "pairs": pairs,
-        }
-
-
 @torch.no_grad()
 def pairwise_identifiability(
-    saes: Mapping[str, SAE[Any]] | Sequence[SAE[Any]],
-    activations: Activations,
+    saes: AnySAEs,
+    activations: AnyActivations = None,
     *,
     n_oracle_samples: int = 1024,
     oracle_k: int | None = None,
     found_cosine: float = 0.9,
     seed: int = 0,
     force: bool = False,
+    progress: bool = True,
 ) -> PairwiseReport:
     """Compare all pairs of two or more SAEs on the same activations. Any SAELens SAEs will do.
 
@@ -158,53 +64,64 @@ def pairwise_identifiability(
     own device.
 
     Args:
-        saes: By name, or in a list (then named by their position).
-        activations: At the SAEs' hook, not normalised.
+        saes: Loaded, or by their names (folders, `release/sae_id`), in a list or a mapping.
+        activations: At the SAEs' hook, not normalised: a tensor, a file, a generator
+            (`open_activations`), or None to run the model that the SAEs' metadata name.
         n_oracle_samples: The oracle works on this many of them; 0 leaves it out.
         oracle_k: Atoms per sample for the oracle; by default the SAE's k, or without one as many
             as its own encoder uses on that sample.
         found_cosine: A latent counts as found in another SAE from this cosine on, after its sign.
         seed: Of the bootstrap.
         force: Compare SAEs for different models or hooks all the same.
+        progress: Show progress bars.
 
     Raises:
         InputError: Fewer than two SAEs, SAEs for different activations, d_in differs, activations
             are empty, misshapen or not finite, an SAE holds NaN, or a setting is out of range.
+
+    Examples:
+        >>> import torch
+        >>> from sae_lens import TopKSAE, TopKSAEConfig
+        >>> import sae_lens_isae
+        >>> _ = torch.manual_seed(0)
+        >>> saes = {name: TopKSAE(TopKSAEConfig(d_in=8, d_sae=16, k=2)) for name in "ab"}
+        >>> report = sae_lens_isae.pairwise_identifiability(
+        ...     saes, torch.randn(100, 8), n_oracle_samples=0, progress=False
+        ... )
+        >>> report.pairs[0].dcs < 0.9  # two dictionaries at random
+        True
+        >>> list(report.partners.columns[:4])
+        ['sae', 'latent', 'other', 'partner']
     """
-    named = dict(saes) if isinstance(saes, Mapping) else {str(i): s for i, s in enumerate(saes)}
-    if len(named) < 2:
-        raise InputError(f"pairwise compares two or more SAEs, got {len(named)}")
     check_settings(n_oracle_samples, oracle_k, found_cosine)
-    differences = check_comparable(named, force=force)
-    models = {name: LinearModel(sae, name) for name, sae in named.items()}
-    dimensions = {model.d_in for model in models.values()}
-    if len(dimensions) > 1:
-        raise InputError(f"the SAEs have different d_in: {sorted(dimensions)}")
-    source = as_source(activations, dimensions.pop())
-    if oracle_k is not None and oracle_k > min(m.d_sae for m in models.values()):
-        raise InputError(f"oracle_k = {oracle_k} exceeds the latents of an SAE")
-    runs = {name: _Run(name, model, oracle_k) for name, model in models.items()}
-    pairs = [
-        _Pair(runs[a], runs[b])
-        for a, b in tqdm(
-            list(itertools.combinations(runs, 2)),
-            desc="Matching dictionaries",
-            unit="pair",
-            disable=len(models) < 3,
-        )
-    ]
-    _break_ties(source, runs, [pair for pair in pairs if pair.tie_breaker.is_needed])
-    n_samples = _stream(source, runs, pairs, n_oracle_samples)
+    with progress_shown(progress):
+        named = named_saes(saes)
+        if len(named) < 2:
+            raise InputError(f"pairwise compares two or more SAEs, got {len(named)}")
+        differences = check_comparable(named, force=force)
+        linear_saes = {name: LinearSAE(sae, name) for name, sae in named.items()}
+        dimensions = {linear.d_in for linear in linear_saes.values()}
+        if len(dimensions) > 1:
+            raise InputError(f"the SAEs have different d_in: {sorted(dimensions)}")
+        source = as_source(activations, named)
+        if oracle_k is not None and oracle_k > min(m.d_sae for m in linear_saes.values()):
+            raise InputError(f"oracle_k = {oracle_k} exceeds the latents of an SAE")
+        runs = {name: _Run(name, linear, oracle_k) for name, linear in linear_saes.items()}
+        pairs = _matched_pairs(runs)
+        _break_ties(source, runs, [pair for pair in pairs if pair.tie_breaker.is_needed])
+        n_samples = _stream(source, runs, pairs, n_oracle_samples)
     rng = np.random.default_rng(seed)
+    tables = latent_tables(
+        {name: run.counts for name, run in runs.items()},
+        {(pair.a.name, pair.b.name): pair.latents for pair in pairs},
+        {name: run.linear.is_zero for name, run in runs.items()},
+        found_cosine,
+    )
     return PairwiseReport(
         saes=[run.summary(n_oracle_samples) for run in runs.values()],
         pairs=[pair.result(rng) for pair in pairs],
-        latents=latent_table(
-            {name: run.counts for name, run in runs.items()},
-            {(pair.a.name, pair.b.name): pair.latents for pair in pairs},
-            {name: run.model.is_zero for name, run in runs.items()},
-            found_cosine,
-        ),
+        latents=tables.latents,
+        partners=tables.partners,
         n_samples=n_samples,
         activations=source.description,
         found_cosine=found_cosine,
@@ -227,11 +144,19 @@ def check_settings(n_oracle_samples: int, oracle_k: int | None, found_cosine: fl
         raise InputError(f"found must be a cosine between 0 and 1, got {found_cosine}")
 
 
+def _matched_pairs(runs: Mapping[str, _Run]) -> list[_Pair]:
+    combinations = list(itertools.combinations(runs.values(), 2))
+    bar = progress_bar(
+        combinations, desc="Matching dictionaries", unit="pair", disable=len(runs) < 3
+    )
+    return [_Pair(a, b) for a, b in bar]
+
+
 def _batches(
     source: ActivationSource, runs: Mapping[str, _Run], description: str
 ) -> Iterator[Float[torch.Tensor, "batch d_in"]]:
     """The activations but all-zero ones, in batches whose dense codes fit in memory."""
-    latents = sum(run.model.d_sae for run in runs.values())
+    latents = sum(run.linear.d_sae for run in runs.values())
     size = max(1, min(_MAX_BATCH, _CODE_BYTES // (4 * latents)))
     return source.non_zero_batches(size, description)
 
@@ -242,7 +167,7 @@ def _break_ties(source: ActivationSource, runs: dict[str, _Run], pairs: list[_Pa
         return
     some = {run.name: run for pair in pairs for run in (pair.a, pair.b)}
     for x in _batches(source, runs, "Matching repeated atoms"):
-        codes = {name: run.model.encode(x).codes for name, run in some.items()}
+        codes = {name: run.linear.encode(x).codes for name, run in some.items()}
         for pair in pairs:
             pair.tie_breaker.add(codes[pair.a.name], codes[pair.b.name])
     for pair in pairs:
@@ -276,10 +201,10 @@ def _stream(
 class _Run:
     """One SAE on the stream of activations."""
 
-    def __init__(self, name: str, model: LinearModel, oracle_k: int | None) -> None:
+    def __init__(self, name: str, linear: LinearSAE, oracle_k: int | None) -> None:
         self.name = name
-        self.model = model
-        self.counts = LatentCounts(model.d_sae)
+        self.linear = linear
+        self.counts = LatentCounts(linear.d_sae)
         self._directions: dict[bool, Directions] = {}
         self.oracle_codes: list[SparseCodes] = []
         self._oracle_k = oracle_k
@@ -292,21 +217,21 @@ class _Run:
     def directions(self, *, up_to_sign: bool) -> Directions:
         """Which atoms repeat."""
         if up_to_sign not in self._directions:
-            self._directions[up_to_sign] = directions(self.model.atoms, up_to_sign=up_to_sign)
+            self._directions[up_to_sign] = directions(self.linear.atoms, up_to_sign=up_to_sign)
         return self._directions[up_to_sign]
 
     def encode(self, x: Float[torch.Tensor, "batch d_in"]) -> LinearCode:
-        code = self.model.encode(x)
-        x = x.to(self.model.device)
+        code = self.linear.encode(x)
+        x = x.to(self.linear.device)
         self.counts.add(code.codes)
-        error = (x - self.model.decode(code.codes, code.offset)).square().sum(-1)
+        error = (x - self.linear.decode(code.codes, code.offset)).square().sum(-1)
         self._error += (error / x.square().sum(-1)).sum().item()
         self._n += len(x)
         # exact eigenvalues are costly and settle quickly
         missing = _MAX_BATCH - self._n_supports
-        supports = self.model.proxy_supports(code, missing) if missing > 0 else None
+        supports = self.linear.proxy_supports(code, missing) if missing > 0 else None
         if supports is not None:
-            measured = ARIPMeasurement(self.model.atoms, supports)
+            measured = ARIPMeasurement(self.linear.atoms, supports)
             self._r_arip += measured.r_arip().item() * len(supports)
             self._n_supports += len(supports)
         return code
@@ -316,7 +241,7 @@ class _Run:
         if self._no_oracle is not None:
             return
         n = len(x)
-        k: int | Int[torch.Tensor, " batch"] | None = self._oracle_k or self.model.k
+        k: int | Int[torch.Tensor, " batch"] | None = self._oracle_k or self.linear.k
         if k is None:
             k = (code.codes[:n] != 0).sum(-1).cpu()
             if k.max() > _MAX_ORACLE_K:
@@ -329,35 +254,35 @@ class _Run:
                 )
                 return
         offset = code.offset[:n] if len(code.offset) > 1 else code.offset
-        target = x.to(self.model.device) - offset
+        target = x.to(self.linear.device) - offset
         self.oracle_codes.append(omp(target, self._distinct_atoms, k))
 
     @cached_property
     def _distinct_atoms(self) -> Float[torch.Tensor, "d_sae d_in"]:
         """The atoms with copies set to zero: which of them the oracle takes is a matter of the last
         bit."""
-        first = self.directions(up_to_sign=True).first.to(self.model.device)
-        if len(first) == self.model.d_sae:
-            return self.model.atoms
-        atoms = torch.zeros_like(self.model.atoms)
-        atoms[first] = self.model.atoms[first]
+        first = self.directions(up_to_sign=True).first.to(self.linear.device)
+        if len(first) == self.linear.d_sae:
+            return self.linear.atoms
+        atoms = torch.zeros_like(self.linear.atoms)
+        atoms[first] = self.linear.atoms[first]
         return atoms
 
     def summary(self, n_oracle_samples: int) -> SAESummary:
         oracle_k = self._no_oracle
         if n_oracle_samples > 0 and oracle_k is None:
-            k = self._oracle_k or self.model.k
+            k = self._oracle_k or self.linear.k
             oracle_k = "as many as its encoder" if k is None else str(k)
         return SAESummary(
             name=self.name,
-            architecture=self.model.cfg.architecture(),
-            d_sae=self.model.d_sae,
+            architecture=self.linear.cfg.architecture(),
+            d_sae=self.linear.d_sae,
             l0=float(self.counts.active.sum()) / self._n,
             mse=self._error / self._n,
             r_arip=self._r_arip / self._n_supports if self._n_supports else None,
             n_dead=int((self.counts.active == 0).sum()),
-            n_zero_atoms=int(self.model.is_zero.sum()),
-            n_repeated=self.directions(up_to_sign=self.model.signed).n_repeated,
+            n_zero_atoms=int(self.linear.is_zero.sum()),
+            n_repeated=self.directions(up_to_sign=self.linear.signed).n_repeated,
             oracle_k=oracle_k,
         )
 
@@ -367,20 +292,20 @@ class _Pair:
 
     def __init__(self, a: _Run, b: _Run) -> None:
         self.a, self.b = a, b
-        self._same = a.model.identity == b.model.identity
+        self._same = a.linear.identity == b.linear.identity
         # where codes have no signs, a latent and its opposite never fire for the same thing
-        self._signed_codes = a.model.signed or b.model.signed
+        self._signed_codes = a.linear.signed or b.linear.signed
         self._up_to_sign = self._match(signed=False)
         self._by_cosine = self._match(signed=True)
         self.match = self._up_to_sign if self._signed_codes else self._by_cosine
         self.tie_breaker = self._tie_breaker(self.match, signed=not self._signed_codes)
         self._codes = CodeComparison(self.match)
-        self.latents = PairCounts(self.match)
-        there = [run.model.d_sae - int(run.model.is_zero.sum()) for run in (a, b)]
+        self.latents = PairCounts(self.a.name, self.match)
+        there = [run.linear.d_sae - int(run.linear.is_zero.sum()) for run in (a, b)]
         self._n_unmatched = abs(there[0] - there[1])
-        if a.model.d_sae != b.model.d_sae:
+        if a.linear.d_sae != b.linear.d_sae:
             warnings.warn(
-                f"{a.name} and {b.name}: dictionaries of {a.model.d_sae} and {b.model.d_sae} "
+                f"{a.name} and {b.name}: dictionaries of {a.linear.d_sae} and {b.linear.d_sae} "
                 f"latents are matched on the smaller one; {self._n_unmatched} latents of the "
                 "larger have no partner",
                 stacklevel=2,
@@ -390,7 +315,7 @@ class _Pair:
         """Take the matching that the tie breaker chose; before any code is compared."""
         self.match = self.tie_breaker.resolve()
         self._codes = CodeComparison(self.match)
-        self.latents = PairCounts(self.match)
+        self.latents = PairCounts(self.a.name, self.match)
 
     def add(
         self, a: Float[torch.Tensor, "batch d_sae_a"], b: Float[torch.Tensor, "batch d_sae_b"]
@@ -431,15 +356,15 @@ class _Pair:
 
     def _match(self, *, signed: bool) -> DictionaryMatch:
         if not self._same:
-            return match_dictionaries(self.a.model.atoms, self.b.model.atoms, signed=signed)
-        index = (~self.a.model.is_zero).nonzero()[:, 0].cpu()
+            return match_dictionaries(self.a.linear.atoms, self.b.linear.atoms, signed=signed)
+        index = (~self.a.linear.is_zero).nonzero()[:, 0].cpu()
         ones = torch.ones(len(index))
         return DictionaryMatch(index, index, ones, ones, 0.0)
 
     def _tie_breaker(self, match: DictionaryMatch, *, signed: bool) -> TieBreaker:
         a, b = self.a, self.b
         if self._same:
-            of_a = of_b = Directions.all_different(a.model.d_sae)
+            of_a = of_b = Directions.all_different(a.linear.d_sae)
         else:
             of_a, of_b = (run.directions(up_to_sign=not signed) for run in (a, b))
-        return TieBreaker(match, a.model.atoms, b.model.atoms, of_a, of_b, signed=signed)
+        return TieBreaker(match, a.linear.atoms, b.linear.atoms, of_a, of_b, signed=signed)

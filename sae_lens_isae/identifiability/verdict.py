@@ -8,15 +8,12 @@ estimable'. Nothing is said to hold.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
+from sae_lens_isae.identifiability.distribution import Conditioning, Distribution
+from sae_lens_isae.identifiability.supports import Diversity, Richness
 from sae_lens_isae.identifiability.theory import Theorem
-
-if TYPE_CHECKING:
-    from sae_lens_isae.identifiability.audit import Audit, Conditioning, Distribution
-    from sae_lens_isae.identifiability.supports import Diversity, Richness
 
 Verdict = Literal["refuted", "not refuted", "not estimable"]
 
@@ -127,71 +124,3 @@ def condition(theorem: Theorem, *diversities: Diversity) -> Verdict:
     if not theorem.holds:
         return "refuted"
     return "not refuted" if all(d.is_complete for d in diversities) else "not estimable"
-
-
-def _bounds_sentence(theorem: Theorem, largest_code: float) -> str:
-    if not math.isfinite(theorem.dictionary_bound):
-        return "Its bounds are infinite."
-    dictionary = "vacuous" if theorem.dictionary_bound_is_vacuous else "not vacuous"
-    code = "vacuous" if theorem.code_bound_is_vacuous(largest_code) else "not vacuous"
-    return (
-        f"Bounds: atoms within {theorem.dictionary_bound:.3g} ({dictionary}: two unit vectors "
-        f"are never further than 1.41 apart), codes within {theorem.code_bound:.3g} ({code}: no "
-        f"code is longer than {largest_code:.3g})."
-    )
-
-
-def joint_theorem(audits: Sequence[Audit]) -> Theorem:
-    """Theorem 3.6 for SAEs that must all meet it: the worst of each constant."""
-    return Theorem(
-        epsilon=max(a.theorem.epsilon for a in audits),
-        delta=max(a.theorem.delta for a in audits),
-        zeta=min(a.theorem.zeta for a in audits),
-        k=max(a.theorem.k for a in audits),
-    )
-
-
-def conclusion(audits: Sequence[Audit]) -> str:
-    """One plain paragraph: is the theorem's condition met, and are its bounds worth anything?"""
-    theorem = joint_theorem(audits)
-    by_verdict = {
-        verdict: sorted({x.name for a in audits for x in a.assumptions if x.verdict == verdict})
-        for verdict in ("refuted", "not estimable")
-    }
-    refuted = by_verdict["refuted"]
-    unknown = [name for name in by_verdict["not estimable"] if name not in refuted]
-    complete = all(a.diversity.is_complete for a in audits)
-    zeta = "" if complete else ", even at the largest zeta that these activations leave open"
-    parts: list[str] = []
-    if refuted:
-        parts.append(f"Refuted: {_listed(refuted)}.")
-    if unknown:
-        parts.append(f"Not estimable from these activations: {_listed(unknown)}.")
-    if theorem.delta >= 1:
-        parts.append(
-            f"Theorem 3.6 says nothing: delta = {theorem.delta:.3g} is not below 1, so on some "
-            "unions of observed supports the dictionary is no near-isometry at all."
-        )
-    elif not theorem.holds:
-        parts.append(
-            f"Theorem 3.6 does not apply: its error must stay below "
-            f"{theorem.largest_epsilon:.3g}{zeta}, and the largest is {theorem.epsilon:.3g}."
-        )
-    elif refuted or unknown or not complete:
-        parts.append(
-            "Whether the condition of Theorem 3.6 is met cannot be said: it needs all assumptions, "
-            "and zeta over all supports."
-        )
-    else:
-        parts.append("The condition of Theorem 3.6 is not refuted by these activations.")
-        if not theorem.proof_holds:
-            parts.append(
-                "One step of its proof needs more, C1 eta < sqrt((1 - delta) / 8), "
-                "and that is not met."
-            )
-    parts.append(_bounds_sentence(theorem, max(a.code_norm.max for a in audits)))
-    return " ".join(parts)
-
-
-def _listed(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

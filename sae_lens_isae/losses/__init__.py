@@ -2,9 +2,13 @@
 
 from dataclasses import dataclass
 
-from sae_lens_isae.losses.arip import ARIP, ARIPConfig
-from sae_lens_isae.losses.reweighting import Reweighting, ReweightingConfig, semantic_consistency
-from sae_lens_isae.losses.self_consistency import SelfConsistency, SelfConsistencyConfig
+from sae_lens_isae.losses.arip import ARIPConfig, ARIPLoss
+from sae_lens_isae.losses.reweighting import (
+    ReweightingConfig,
+    ReweightingLoss,
+    semantic_consistency,
+)
+from sae_lens_isae.losses.self_consistency import SelfConsistencyConfig, SelfConsistencyLoss
 from sae_lens_isae.losses.terms import (
     LossTerm,
     LossTermsMixin,
@@ -19,7 +23,7 @@ class LossTermsConfig(ARIPConfig, SelfConsistencyConfig, ReweightingConfig):
     """The fields of all loss terms. Stands after the SAELens config among the bases."""
 
 
-LOSS_TERMS: tuple[type[LossTerm], ...] = (ARIP, SelfConsistency, Reweighting)
+LOSS_TERMS: tuple[type[LossTerm], ...] = (ARIPLoss, SelfConsistencyLoss, ReweightingLoss)
 
 __all__ = [
     "LOSS_TERMS",

@@ -124,7 +124,7 @@ def _check_support(cfg: TrainingSAEConfig) -> None:
         raise InputError(f"k: aRIP looks at 2k atoms, but 2 * {k} exceeds d_sae = {cfg.d_sae}")
 
 
-class ARIP(LossTerm):
+class ARIPLoss(LossTerm):
     """The aRIP regulariser as a loss term: `arip_weight` times the estimate of R_aRIP.
 
     Supports have 2k latents; without a k, twice the running mean of L0.

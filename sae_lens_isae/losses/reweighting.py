@@ -103,7 +103,7 @@ def squared_weights(
     return power / power.mean(-1, keepdim=True)
 
 
-class Reweighting(LossTerm):
+class ReweightingLoss(LossTerm):
     """What WSAE adds to the unweighted loss, so that `mse_loss` stays comparable: the sum of the
     two is L_WSAE. The inner losses of `matryoshka_batchtopk` and the gate's reconstruction loss of
     `gated` stay unweighted."""

@@ -55,7 +55,7 @@ class SelfConsistencyConfig(TrainingSAEConfig):
             )
 
 
-class SelfConsistency(LossTerm):
+class SelfConsistencyLoss(LossTerm):
     """`self_consistency_weight` times L_cert, with delayed linear warm-up.
 
     Codes are compared in units of unit-norm atoms: otherwise the term could be lowered by moving

@@ -33,15 +33,15 @@ from sae_lens_isae.ops.sparse import (
     to_dense,
 )
 
-Codes = Float[torch.Tensor, "... d_sae"]
+DenseCodes = Float[torch.Tensor, "... d_sae"]
 
 
 def multistep_encode(
-    linear_pre: Codes,
-    apply_step_matrix: Callable[[Codes], Codes],
-    activation_fn: Callable[[Codes], Codes],
+    linear_pre: DenseCodes,
+    apply_step_matrix: Callable[[DenseCodes], DenseCodes],
+    activation_fn: Callable[[DenseCodes], DenseCodes],
     n_steps: int,
-) -> tuple[Codes, Codes]:
+) -> tuple[DenseCodes, DenseCodes]:
     """Run the recursion for `n_steps` steps.
 
     Args:

@@ -12,7 +12,7 @@ from sae_lens_isae.ops.backends import triton_serves
 from sae_lens_isae.ops.compiling import not_compiled
 
 
-class Selection(NamedTuple):
+class SelectedEntries(NamedTuple):
     """The chosen entries of every row, in no order."""
 
     indices: Int[torch.Tensor, "batch k"]
@@ -21,7 +21,9 @@ class Selection(NamedTuple):
 
 @not_compiled
 @torch.no_grad()
-def select_largest(u: Float[torch.Tensor, "batch columns"], k: int, signed: bool) -> Selection:
+def select_largest(
+    u: Float[torch.Tensor, "batch columns"], k: int, signed: bool
+) -> SelectedEntries:
     """Indices and values of the `k` largest entries per row.
 
     The Triton kernel takes the first of equal entries; `torch.topk`, elsewhere, any of them.
@@ -42,7 +44,7 @@ def select_largest_of_sum(
     addend: Float[torch.Tensor, "batch columns"],
     k: int,
     signed: bool,
-) -> tuple[Selection, Float[torch.Tensor, "batch columns"]]:
+) -> tuple[SelectedEntries, Float[torch.Tensor, "batch columns"]]:
     """`select_largest` of u + addend, and that sum, in one pass over both."""
     selection, total = _select(u, addend, k, signed)
     assert total is not None
@@ -51,7 +53,7 @@ def select_largest_of_sum(
 
 def _select(
     u: torch.Tensor, addend: torch.Tensor | None, k: int, signed: bool
-) -> tuple[Selection, torch.Tensor | None]:
+) -> tuple[SelectedEntries, torch.Tensor | None]:
     n_columns = u.shape[-1]
     if not 1 <= k <= n_columns:
         raise InputError(f"k must be between 1 and the {n_columns} columns, got {k}")
@@ -60,8 +62,8 @@ def _select(
 
         if select_kernel.can_select(n_columns, k):
             indices, values, total = select_kernel.select(u, k, signed, addend)
-            return Selection(indices, values.to(u.dtype)), total
+            return SelectedEntries(indices, values.to(u.dtype)), total
     total = u if addend is None else u + addend
     ranked = total.abs() if signed else total
     indices = ranked.topk(k, dim=-1, sorted=False).indices
-    return Selection(indices, total.gather(-1, indices)), total
+    return SelectedEntries(indices, total.gather(-1, indices)), total

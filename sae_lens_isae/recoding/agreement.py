@@ -16,7 +16,7 @@ _NEGLIGIBLE = 1e-10
 
 
 @dataclass(frozen=True)
-class Agreement:
+class EncoderAgreement:
     """A code against the encoder's."""
 
     n_samples: int
@@ -45,13 +45,13 @@ class Agreement:
 
 
 @torch.no_grad()
-def agreement(
+def compare_with_encoder(
     encoder: SparseCodes,
     other: SparseCodes,
     target: Float[torch.Tensor, "samples d_in"],
     atoms: Float[torch.Tensor, "d_sae d_in"],
     n_components: int = 50,
-) -> Agreement:
+) -> EncoderAgreement:
     """Compare a code with the encoder's.
 
     Args:
@@ -76,7 +76,7 @@ def agreement(
     linear = None if pc_a is None or pc_b is None else _linear_fit(pc_a, pc_b)
     shared = (a != 0) & (b != 0)
     procrustes, disparity = _procrustes(a, b)
-    return Agreement(
+    return EncoderAgreement(
         n_samples=len(target),
         reconstruction=errors[1] / errors[0] if errors[0] else None,
         jaccard=overlap.mean().item(),

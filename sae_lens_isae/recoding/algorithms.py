@@ -1,25 +1,23 @@
-"""The sparse coding algorithms of paper 4 on an SAE's dictionary, each with the encoder's own k."""
+"""The sparse coding algorithms of "Which Sparse Code?" on an SAE's dictionary.
+
+`algorithms` lists them. Each codes the same samples with the encoder's own number of latents. Where
+codes have signs, solvers rank magnitudes. Elsewhere they follow Algorithms 1 to 3 of the paper, in
+which only OMP's least squares may come out negative.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from jaxtyping import Float, Int
 
 from sae_lens_isae.errors import InputError
-from sae_lens_isae.identifiability.linear_model import LinearModel
+from sae_lens_isae.inputs.linear_sae import LinearSAE
 from sae_lens_isae.solvers import SparseCodes, gd_sparse, gram_matrix, iht, omp
 from sae_lens_isae.solvers.codes import gram_fits
-
-ENCODER = "encoder"
-OMP = "OMP"
-OMP_EXCLUDE = "OMP-exclude-top"
-"""Followed by how many of the encoder's largest features are forbidden."""
-IHT_ENCODER = "IHT-from-encoder"
-IHT = "IHT-random"
-GD = "GD-sparse"
 
 _BATCH = 256
 
@@ -49,99 +47,158 @@ class Samples:
         return Samples(self.x, self.target, self.codes.largest(k), self.k.clamp_max(k))
 
 
-class Recoder:
-    """Codes on the dictionary of one SAE, in units of its unit-norm atoms.
+@dataclass(frozen=True, kw_only=True)
+class CodingProblem:
+    """What every algorithm is given. Codes are in units of the unit-norm atoms."""
 
-    An SAE whose codes have signs gets solvers that rank magnitudes; else they follow Algorithms 1
-    to 3, where only OMP's least squares may come out negative.
+    samples: Samples
+    atoms: Float[torch.Tensor, "d_sae d_in"]
+    signed: bool
+    """Codes have signs."""
+    gram: Float[torch.Tensor, "d_sae d_sae"] | None
+    """Of the atoms, where it fits in memory."""
+    seed: int
+    n_starts: int = 1
+    """Random starts, for algorithms that have one."""
+    progress: str | None = None
+    """Label of the progress bar."""
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """A way to code samples on a dictionary."""
+
+    name: str
+    solve: Callable[[CodingProblem], list[SparseCodes]]
+    """Codes, one for every random start."""
+
+
+def _encoder(problem: CodingProblem) -> list[SparseCodes]:
+    return [problem.samples.codes]
+
+
+def _omp(problem: CodingProblem, n_excluded: int = 0) -> list[SparseCodes]:
+    samples, k, exclude = problem.samples, problem.samples.k, None
+    if n_excluded:
+        exclude = _largest(samples.codes, n_excluded)
+        # a sample that uses nearly all latents has no others left
+        k = k.clamp_max(len(problem.atoms) - exclude.shape[1])
+    codes = omp(
+        samples.target,
+        problem.atoms,
+        k,
+        selection="absolute" if problem.signed else "signed",
+        exclude=exclude,
+        gram=problem.gram,
+        progress=problem.progress,
+    )
+    return [codes]
+
+
+def _iht(problem: CodingProblem, *, from_encoder: bool) -> list[SparseCodes]:
+    samples = problem.samples
+    starts = [samples.codes] if from_encoder else [None] * problem.n_starts
+    return [
+        iht(
+            samples.target,
+            problem.atoms,
+            samples.k,
+            init=start,
+            signed=problem.signed,
+            seed=problem.seed + i,
+            gram=problem.gram,
+            progress=problem.progress,
+        )
+        for i, start in enumerate(starts)
+    ]
+
+
+def _gd_sparse(problem: CodingProblem) -> list[SparseCodes]:
+    n, n_starts = len(problem.samples), problem.n_starts
+    # all starts at once: the dictionary is read as often as for one of them
+    found = gd_sparse(
+        problem.samples.target.repeat(n_starts, 1),
+        problem.atoms,
+        problem.samples.k.repeat(n_starts),
+        signed=problem.signed,
+        seed=problem.seed,
+        progress=problem.progress,
+    )
+    return [found.pick(slice(i * n, (i + 1) * n)) for i in range(n_starts)]
+
+
+ENCODER = Algorithm("encoder", _encoder)
+OMP = Algorithm("OMP", _omp)
+IHT_ENCODER = Algorithm("IHT-from-encoder", partial(_iht, from_encoder=True))
+IHT = Algorithm("IHT-random", partial(_iht, from_encoder=False))
+GD = Algorithm("GD-sparse", _gd_sparse)
+
+
+def omp_without(n: int) -> Algorithm:
+    """OMP that must do without the encoder's n largest latents of each sample."""
+    return Algorithm(f"OMP-exclude-top{n}", partial(_omp, n_excluded=n))
+
+
+def algorithms(exclude: Iterable[int]) -> list[Algorithm]:
+    """All that are compared with the encoder.
+
+    Args:
+        exclude: Numbers of latents that OMP must do without, an algorithm each.
     """
+    return [OMP, *map(omp_without, exclude), IHT_ENCODER, IHT, GD]
 
-    def __init__(self, model: LinearModel, seed: int = 0) -> None:
-        self.model = model
+
+class Recoder:
+    """Runs algorithms on the dictionary of one SAE."""
+
+    def __init__(self, linear: LinearSAE, seed: int = 0) -> None:
+        self.linear = linear
         self._seed = seed
 
     def encode(self, x: Float[torch.Tensor, "samples d_in"]) -> Samples:
         """The encoder's codes.
 
         Raises:
-            ValueError: An activation is NaN or Inf, or d_in differs.
+            InputError: An activation is NaN or Inf, or d_in differs.
         """
-        if x.ndim != 2 or x.shape[1] != self.model.d_in:
+        if x.ndim != 2 or x.shape[1] != self.linear.d_in:
             raise InputError(
-                f"activations are {tuple(x.shape)}, the SAE needs [samples, {self.model.d_in}]"
+                f"activations are {tuple(x.shape)}, the SAE needs [samples, {self.linear.d_in}]"
             )
-        x = x.to(self.model.device).float()
+        x = x.to(self.linear.device).float()
         if not x.isfinite().all():
             raise InputError("the activations hold NaN or Inf")
         parts: list[SparseCodes] = []
         targets: list[torch.Tensor] = []
         for batch in x.split(_BATCH):
-            code = self.model.encode(batch)
+            code = self.linear.encode(batch)
             parts.append(SparseCodes.from_dense(code.codes))
             targets.append(batch - code.offset)
         codes = SparseCodes.concatenate(parts)
         return Samples(x, torch.cat(targets), codes, (codes.values != 0).sum(-1).cpu())
 
     def recode(
-        self, method: str, samples: Samples, n_starts: int = 1, progress: str | None = None
+        self,
+        algorithm: Algorithm,
+        samples: Samples,
+        n_starts: int = 1,
+        progress: str | None = None,
     ) -> list[SparseCodes]:
-        """Codes by one algorithm, one for every random start.
-
-        Raises:
-            ValueError: There is no such algorithm.
-        """
-        x, atoms, k, signed = samples.target, self.model.atoms, samples.k, self.model.signed
-        selection = "absolute" if signed else "signed"
-        if method == ENCODER:
-            return [samples.codes]
-        if method == OMP or method.startswith(OMP_EXCLUDE):
-            exclude = None
-            if method != OMP:
-                exclude = _largest(samples.codes, int(method.removeprefix(OMP_EXCLUDE)))
-                # a sample that uses nearly all latents has no others left
-                k = k.clamp_max(len(atoms) - exclude.shape[1])
-            return [
-                omp(
-                    x,
-                    atoms,
-                    k,
-                    selection=selection,
-                    exclude=exclude,
-                    gram=self._gram,
-                    progress=progress,
-                )
-            ]
-        if method in (IHT_ENCODER, IHT):
-            starts = [samples.codes] if method == IHT_ENCODER else [None] * n_starts
-            return [
-                iht(
-                    x,
-                    atoms,
-                    k,
-                    init=start,
-                    signed=signed,
-                    seed=self._seed + i,
-                    gram=self._gram,
-                    progress=progress,
-                )
-                for i, start in enumerate(starts)
-            ]
-        if method == GD:
-            # all starts at once: the dictionary is read as often as for one of them
-            found = gd_sparse(
-                x.repeat(n_starts, 1),
-                atoms,
-                k.repeat(n_starts),
-                signed=signed,
-                seed=self._seed,
-                progress=progress,
-            )
-            return [found.pick(slice(i * len(x), (i + 1) * len(x))) for i in range(n_starts)]
-        raise InputError(f"there is no algorithm {method!r}")
+        """Codes by one algorithm, one for every random start."""
+        problem = CodingProblem(
+            samples=samples,
+            atoms=self.linear.atoms,
+            signed=self.linear.signed,
+            gram=self._gram,
+            seed=self._seed,
+            n_starts=n_starts,
+            progress=progress,
+        )
+        return algorithm.solve(problem)
 
     @cached_property
     def _gram(self) -> Float[torch.Tensor, "d_sae d_sae"] | None:
-        atoms = self.model.atoms
+        atoms = self.linear.atoms
         return gram_matrix(atoms) if gram_fits(atoms) else None
 
 

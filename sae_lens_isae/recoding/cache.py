@@ -19,8 +19,8 @@ from sae_lens_isae.solvers import SparseCodes
 _DELETE = "delete it, and it is computed again"
 
 
-class Parts:
-    """Parts of one study by name, kept in a folder, or nowhere without one."""
+class StudyCache:
+    """StudyCache of one study by name, kept in a folder, or nowhere without one."""
 
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder

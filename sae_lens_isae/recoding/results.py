@@ -1,21 +1,19 @@
-"""What the recoding study is asked and what it answers."""
+"""The settings of the recoding study, and what it finds on one SAE."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import pandas as pd
 
+from sae_lens_isae.checks import check_seed
 from sae_lens_isae.errors import InputError
-from sae_lens_isae.files import json_records
-from sae_lens_isae.sources import check_seed
 
 SCHEMA = "sae-lens-isae/recode/1"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RecodeSettings:
     """What is computed; the defaults are paper 4's."""
 
@@ -25,7 +23,7 @@ class RecodeSettings:
     """Principal components of the codes for R2 and CCA."""
     gd_samples: int | None = None
     """Samples for GD-sparse, which costs as much as everything else together: 64 by default on a
-    CPU, all on a GPU. Parts with several levels share as many among them, unless it is all."""
+    CPU, all on a GPU. StudyCache with several levels share as many among them, unless it is all."""
     gd_starts: int = 2
     """Random starts of GD-sparse."""
     noise_levels: tuple[float, ...] = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
@@ -56,7 +54,7 @@ class RecodeSettings:
                     raise InputError(f"{name} must be > 0, got {value}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RecodedSAE:
     """What the study found on one SAE. Every table has a column `method`."""
 
@@ -72,8 +70,8 @@ class RecodedSAE:
     """All-zero activations, which are no tokens' and are left out."""
     mean_k: float
     agreement: pd.DataFrame
-    """Per method: the fields of `Agreement`, means over random starts; `starts` is the Jaccard
-    overlap of two starts."""
+    """Per method: the fields of `EncoderAgreement`, means over random starts; `starts` is the
+    Jaccard overlap of two starts."""
     noise: pd.DataFrame
     """Per method and `sigma`: `jaccard` with the codes of the clean activations."""
     decoders: pd.DataFrame
@@ -83,34 +81,9 @@ class RecodedSAE:
     ablation: pd.DataFrame | None
     """Per method and number of `features`; None without prompts that the model answers."""
     latents: pd.DataFrame
-    """Per latent that the encoder uses, see `latent_agreement`."""
+    """Per latent that the encoder uses, see `LatentPicks`."""
+    picks: pd.DataFrame
+    """Per latent and method, see `LatentPicks`."""
     notes: list[str]
     seconds: dict[str, float]
     """What each part took in this run."""
-
-
-@dataclass(frozen=True)
-class RecodingReport:
-    """The study on several SAEs."""
-
-    saes: list[RecodedSAE]
-    settings: RecodeSettings
-    n_prompts: int | None = None
-    n_correct: int | None = None
-    activations: str = "tensor"
-    device: str = "cpu"
-
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON; the tables of latents are files of their own."""
-        saes: list[dict[str, Any]] = []
-        for sae in self.saes:
-            fields: dict[str, Any] = {}
-            for name, value in vars(sae).items():
-                if isinstance(value, pd.DataFrame):
-                    if name != "latents":
-                        fields[name] = json_records(value)
-                else:
-                    fields[name] = value
-            saes.append(fields)
-        own = {**vars(self), "saes": saes, "settings": asdict(self.settings)}
-        return {"schema": SCHEMA, **own}

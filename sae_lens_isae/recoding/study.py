@@ -1,9 +1,9 @@
-"""The whole study of paper 4 on one or more SAEs."""
+"""The whole study of "Which Sparse Code?" on one or more SAEs."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,73 +11,111 @@ from typing import Any
 import pandas as pd
 import torch
 from jaxtyping import Float
-from sae_lens import SAE
-from tqdm.auto import tqdm
 
 from sae_lens_isae.errors import InputError
 from sae_lens_isae.files import fingerprint
-from sae_lens_isae.identifiability.linear_model import LinearModel
-from sae_lens_isae.recoding.ablation import PromptedModel, ablate
-from sae_lens_isae.recoding.agreement import agreement, jaccard
+from sae_lens_isae.inputs.activations import AnyActivations, as_source
+from sae_lens_isae.inputs.comparable import check_comparable
+from sae_lens_isae.inputs.linear_sae import LinearSAE
+from sae_lens_isae.inputs.saes import AnySAEs, named_saes
+from sae_lens_isae.progress import progress_bar, progress_shown
+from sae_lens_isae.recoding.ablation import ablate
+from sae_lens_isae.recoding.agreement import compare_with_encoder, jaccard
 from sae_lens_isae.recoding.algorithms import (
     ENCODER,
     GD,
     IHT,
     IHT_ENCODER,
     OMP,
-    OMP_EXCLUDE,
+    Algorithm,
     Recoder,
     Samples,
+    algorithms,
 )
-from sae_lens_isae.recoding.cache import Parts
+from sae_lens_isae.recoding.cache import StudyCache
 from sae_lens_isae.recoding.decoders import compare_decoders
-from sae_lens_isae.recoding.results import SCHEMA, RecodedSAE, RecodeSettings, RecodingReport
-from sae_lens_isae.recoding.robustness import latent_agreement
+from sae_lens_isae.recoding.prompted_model import PromptedModel, prompted_model
+from sae_lens_isae.recoding.report import RecodingReport
+from sae_lens_isae.recoding.results import SCHEMA, RecodedSAE, RecodeSettings
+from sae_lens_isae.recoding.robustness import latent_picks
 from sae_lens_isae.solvers import SparseCodes
 
 _CPU_GD_SAMPLES = 64
 _FEW_SAMPLES_PER_COMPONENT = 4
 _AGREEING = (OMP, IHT_ENCODER, IHT)
-"""Algorithms that a robust feature must be picked by: not those that are forbidden the encoder's
-largest, nor GD-sparse, which shares no feature with anything (paper 4: Jaccard 0.00)."""
+"""Algorithms that a robust feature must be picked by: not those that must do without the encoder's
+largest, nor GD-sparse, which shares no feature with anything (Jaccard 0.00 in the paper)."""
+_COMPARED = (ENCODER, OMP, IHT, GD)
+"""Algorithms whose stability under noise and whose decoders are compared."""
 
 
 def recode(
-    saes: Mapping[str, SAE[Any]],
-    activations: Float[torch.Tensor, "samples d_in"] | PromptedModel,
+    saes: AnySAEs,
+    activations: AnyActivations | PromptedModel = None,
     settings: RecodeSettings | None = None,
     *,
     cache: Path | None = None,
+    force: bool = False,
+    progress: bool = True,
 ) -> RecodingReport:
     """Code the same activations by other sparse coding algorithms and compare with the encoder.
 
     Args:
-        saes: By name, of any architecture that SAELens loads.
-        activations: At the SAEs' hook; or a model and prompts, whose activations at the last
-            position are taken, and in which the features are ablated.
+        saes: One or several, loaded, or by their names (folders, `release/sae_id`).
+        activations: At the SAEs' hook: a tensor, a file, a generator (`open_activations`). Or a
+            model and prompts (`prompted_model`): activations are taken at the last position, and
+            features are ablated there. By default the SAEs' own model with the facts that come with
+            this package.
+        settings: What is computed; the defaults are the paper's.
         cache: Folder for finished parts, with which an interrupted study goes on.
+        force: Code one set of activations with SAEs for different models or hooks all the same.
+        progress: Show progress bars.
 
     Raises:
-        ValueError: An SAE does not fit the activations or the model, activations are not finite,
+        InputError: An SAE does not fit the activations or the model, activations are not finite,
             or no sample has a latent.
+
+    Examples:
+        >>> import torch
+        >>> from sae_lens import TopKSAE, TopKSAEConfig
+        >>> import sae_lens_isae
+        >>> _ = torch.manual_seed(0)
+        >>> sae = TopKSAE(TopKSAEConfig(d_in=8, d_sae=16, k=2))
+        >>> quick = sae_lens_isae.RecodeSettings(n_components=5, gd_starts=1, noise_levels=(0.1,))
+        >>> report = sae_lens_isae.recode(sae, torch.randn(50, 8), quick, progress=False)
+        >>> report.saes[0].agreement["method"].tolist()[:2]
+        ['OMP', 'OMP-exclude-top1']
     """
     settings = settings or RecodeSettings()
-    prompted = activations if isinstance(activations, PromptedModel) else None
-    if prompted is not None:
-        hooks = {sae.cfg.metadata.hook_name for sae in saes.values()}
-        prompted.read(sorted(hook for hook in hooks if hook is not None))
-    found = [
-        _Study(name, LinearModel(sae, name), activations, settings, cache).run()
-        for name, sae in tqdm(
-            saes.items(), desc="SAEs", unit="SAE", leave=False, disable=len(saes) < 2
+    with progress_shown(progress):
+        named = named_saes(saes)
+        if not named:
+            raise InputError("no SAE was given")
+        if activations is None:
+            activations = prompted_model(list(named.values()))
+        if isinstance(activations, PromptedModel):
+            given, description = activations, activations.description
+            hooks = {sae.cfg.metadata.hook_name for sae in named.values()}
+            given.read(sorted(hook for hook in hooks if hook is not None))
+        else:
+            check_comparable(named, force=force)
+            source = as_source(activations, named)
+            given = torch.cat(list(source.batches(source.n_samples)))
+            description = source.description
+        bar = progress_bar(
+            named.items(), desc="SAEs", unit="SAE", leave=False, disable=len(named) < 2
         )
-    ]
+        found = [
+            _Study(name, LinearSAE(sae, name), given, settings, cache).run() for name, sae in bar
+        ]
+    prompted = given if isinstance(given, PromptedModel) else None
     return RecodingReport(
         saes=found,
         settings=settings,
         n_prompts=None if prompted is None else len(prompted),
         n_correct=None if prompted is None else int(prompted.correct.sum()),
-        device=str(next(iter(saes.values())).device),
+        activations=description,
+        device=str(next(iter(named.values())).device),
     )
 
 
@@ -87,21 +125,22 @@ class _Study:
     def __init__(
         self,
         name: str,
-        model: LinearModel,
+        linear: LinearSAE,
         activations: Float[torch.Tensor, "samples d_in"] | PromptedModel,
         settings: RecodeSettings,
         cache: Path | None,
     ) -> None:
         self._name = name
-        self._model = model
+        self._linear = linear
         self._settings = settings
-        self._hook: str | None = model.cfg.metadata.hook_name
+        self._algorithms = algorithms(settings.exclude)
+        self._hook: str | None = linear.cfg.metadata.hook_name
         self._prompted = activations if isinstance(activations, PromptedModel) else None
         if isinstance(activations, PromptedModel):
             if self._hook is None:
                 raise InputError(f"{name}: the SAE's metadata names no hook to take activations at")
             activations = activations.activations(self._hook)
-        self._recoder = Recoder(model, settings.seed)
+        self._recoder = Recoder(linear, settings.seed)
         try:
             encoded = self._recoder.encode(activations)
         except ValueError as error:
@@ -116,15 +155,15 @@ class _Study:
                 "not zero themselves"
             )
         self._order = order
-        self._samples = encoded.pick(order.to(model.device))
+        self._samples = encoded.pick(order.to(linear.device))
         self._n_zero_rows = int(is_zero.sum())
         self._n_empty = len(encoded) - len(order) - self._n_zero_rows
         if cache is not None:
             answers = [] if self._prompted is None else self._prompted.what_it_says()
             cache /= fingerprint(
-                [activations, *answers], [SCHEMA, model.identity, asdict(settings)]
+                [activations, *answers], [SCHEMA, linear.identity, asdict(settings)]
             )
-        self._parts = Parts(cache)
+        self._cache = StudyCache(cache)
         gd = settings.gd_samples
         if gd is None:
             gd = _CPU_GD_SAMPLES if self._samples.x.device.type == "cpu" else len(self._samples)
@@ -135,24 +174,20 @@ class _Study:
         codes = self._codes()
         return RecodedSAE(
             name=self._name,
-            architecture=self._model.cfg.architecture(),
-            d_sae=self._model.d_sae,
+            architecture=self._linear.cfg.architecture(),
+            d_sae=self._linear.d_sae,
             hook_name=self._hook,
             n_samples=len(self._samples),
             n_empty=self._n_empty,
             n_zero_rows=self._n_zero_rows,
             mean_k=self._samples.k.double().mean().item(),
-            agreement=self._parts.table("agreement", lambda: self._agreement(codes)),
+            agreement=self._cache.table("agreement", lambda: self._agreement(codes)),
             noise=self._noise(codes),
             **self._decoders(),
             ablation=self._ablation(codes),
-            latents=latent_agreement(
-                self._samples.codes,
-                {m: c[0] for m, c in codes.items() if m != ENCODER},
-                _AGREEING,
-            ),
+            **self._picks(codes),
             notes=self._notes,
-            seconds=self._parts.seconds,
+            seconds=self._cache.seconds,
         )
 
     def _first_notes(self) -> list[str]:
@@ -163,9 +198,9 @@ class _Study:
             notes.append(f"{self._n_zero_rows} all-zero activations are left out")
         components = self._settings.n_components
         by_number: dict[int, list[str]] = {}
-        for method in self._methods():
-            n = self._n_gd if method == GD else len(self._samples)
-            by_number.setdefault(n, []).append(method)
+        for algorithm in self._algorithms:
+            n = self._n_gd if algorithm is GD else len(self._samples)
+            by_number.setdefault(n, []).append(algorithm.name)
         for n, methods in by_number.items():
             if n < _FEW_SAMPLES_PER_COMPONENT * components:
                 # centring takes one dimension of the samples
@@ -177,11 +212,6 @@ class _Study:
                 )
                 warnings.warn(f"{self._name}: {notes[-1]}", stacklevel=5)
         return notes
-
-    def _methods(self) -> Iterator[str]:
-        yield OMP
-        yield from (f"{OMP_EXCLUDE}{n}" for n in self._settings.exclude)
-        yield from (IHT_ENCODER, IHT, GD)
 
     def _first(self, n: int) -> Samples:
         return self._samples.pick(slice(n))
@@ -195,37 +225,44 @@ class _Study:
         return f"{self._name}: {what}"
 
     def _codes(self) -> dict[str, list[SparseCodes]]:
-        codes = {ENCODER: [self._samples.codes]}
-        for method in self._methods():
-            samples = self._first(self._n_gd) if method == GD else self._samples
-            starts = self._settings.gd_starts if method == GD else 1
+        codes = {ENCODER.name: [self._samples.codes]}
+        for algorithm in self._algorithms:
+            samples = self._first(self._n_gd) if algorithm is GD else self._samples
+            starts = self._settings.gd_starts if algorithm is GD else 1
 
             def compute(
-                method: str = method, samples: Samples = samples, starts: int = starts
+                algorithm: Algorithm = algorithm, samples: Samples = samples, starts: int = starts
             ) -> list[SparseCodes]:
-                return self._recoder.recode(method, samples, starts, self._label(method))
+                label = self._label(algorithm.name)
+                return self._recoder.recode(algorithm, samples, starts, label)
 
-            codes[method] = self._parts.codes(method, self._samples.x.device, compute)
+            name = algorithm.name
+            codes[name] = self._cache.codes(name, self._samples.x.device, compute)
         if self._n_gd < len(self._samples):
             self._notes.append(
                 f"GD-sparse on {self._n_gd} of {len(self._samples)} samples, drawn at random"
             )
         return codes
 
+    def _picks(self, codes: Mapping[str, list[SparseCodes]]) -> dict[str, pd.DataFrame]:
+        others = {name: starts[0] for name, starts in codes.items() if name != ENCODER.name}
+        agreeing = [algorithm.name for algorithm in _AGREEING]
+        return latent_picks(self._samples.codes, others, agreeing)._asdict()
+
     def _agreement(self, codes: Mapping[str, list[SparseCodes]]) -> pd.DataFrame:
         rows: list[dict[str, Any]] = []
         for method, starts in codes.items():
-            if method == ENCODER:
+            if method == ENCODER.name:
                 continue
             samples = self._first(len(starts[0].indices))
             each = pd.DataFrame(
                 [
                     asdict(
-                        agreement(
+                        compare_with_encoder(
                             samples.codes,
                             code,
                             samples.target,
-                            self._model.atoms,
+                            self._linear.atoms,
                             self._settings.n_components,
                         )
                     )
@@ -243,18 +280,19 @@ class _Study:
         n_gd = self._gd_share(len(settings.noise_levels), n)
         tables: list[pd.DataFrame] = []
         for sigma in settings.noise_levels:
-            for method in (ENCODER, OMP, IHT, GD):
+            for algorithm in _COMPARED:
 
-                def compute(method: str = method, sigma: float = sigma) -> pd.DataFrame:
-                    some = n_gd if method == GD else n
+                def compute(algorithm: Algorithm = algorithm, sigma: float = sigma) -> pd.DataFrame:
+                    name = algorithm.name
+                    some = n_gd if algorithm is GD else n
                     noisy = self._noisy(n, sigma).pick(slice(some))
-                    label = self._label(f"{method}, noise {sigma}")
-                    (found,) = self._recoder.recode(method, noisy, 1, label)
-                    overlap = jaccard(codes[method][0].pick(slice(some)), found)
-                    row = {"method": method, "sigma": sigma, "n_samples": some}
+                    label = self._label(f"{name}, noise {sigma}")
+                    (found,) = self._recoder.recode(algorithm, noisy, 1, label)
+                    overlap = jaccard(codes[name][0].pick(slice(some)), found)
+                    row = {"method": name, "sigma": sigma, "n_samples": some}
                     return pd.DataFrame([{**row, "jaccard": overlap.mean().item()}])
 
-                tables.append(self._parts.table(f"noise_{method}_{sigma}", compute))
+                tables.append(self._cache.table(f"noise_{algorithm.name}_{sigma}", compute))
         return pd.concat(tables, ignore_index=True)
 
     def _noisy(self, n: int, sigma: float) -> Samples:
@@ -274,7 +312,7 @@ class _Study:
         alone: list[pd.DataFrame] = []
         pairs: list[pd.DataFrame] = []
         for k in levels:
-            found = self._parts.table(
+            found = self._cache.table(
                 f"decoders_{k}", lambda k=k: self._decoders_at(k, len(levels))
             )
             alone.append(found.loc[found["other"].isna()].drop(columns="other"))
@@ -289,11 +327,11 @@ class _Study:
         samples = self._samples.limited_to(k)
         n_gd = self._gd_share(n_levels, len(samples))
         codes: dict[str, SparseCodes] = {}
-        for method in (ENCODER, OMP, IHT, GD):
-            some = samples.pick(slice(n_gd)) if method == GD else samples
-            label = self._label(f"{method}, k = {k}")
-            (codes[method],) = self._recoder.recode(method, some, 1, label)
-        found = compare_decoders(codes, samples.target, self._model.atoms, self._settings.ridge)
+        for algorithm in _COMPARED:
+            some = samples.pick(slice(n_gd)) if algorithm is GD else samples
+            label = self._label(f"{algorithm.name}, k = {k}")
+            (codes[algorithm.name],) = self._recoder.recode(algorithm, some, 1, label)
+        found = compare_decoders(codes, samples.target, self._linear.atoms, self._settings.ridge)
         return found.assign(k=k)
 
     def _ablation(self, codes: Mapping[str, list[SparseCodes]]) -> pd.DataFrame | None:
@@ -324,11 +362,11 @@ class _Study:
                     self._order[rows],
                     self._samples.x[at],
                     code.pick(at),
-                    self._model.atoms,
+                    self._linear.atoms,
                     self._settings.ablation_k,
                     self._label(f"ablation, {method}"),
                 )
                 return found.assign(method=method)
 
-            tables.append(self._parts.table(f"ablation_{method}", compute))
+            tables.append(self._cache.table(f"ablation_{method}", compute))
         return pd.concat(tables, ignore_index=True)

@@ -116,7 +116,7 @@ BENCH = {
     "to 1.",
     "sparsity": "share of the latents that are active in a token.",
     "±": "standard deviation over seeds.",
-    "non-negative twin": "a signed SAE with each atom twice, once with either sign, and "
+    "non-negative form": "a signed SAE with each atom twice, once with either sign, and "
     "relu([z, -z]) as its code: what it rebuilds is the same. For evals that count or credit "
     "positive codes only.",
 }

@@ -3,60 +3,59 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
+from typing import NamedTuple
 
 import plotly.graph_objects as go
+from jinja2 import Environment, PackageLoader
+from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-_STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem;
-       color: #1f2430; }
-h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.5rem; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .35rem .8rem; text-align: right; border-bottom: 1px solid #dde1e7; }
-th:first-child, td:first-child, .text td, .text th { text-align: left; vertical-align: top; }
-table:not(.text) td { white-space: nowrap; }
-.scroll { overflow-x: auto; }
-p, li { max-width: 46rem; } code { background: #f2f4f7; padding: .1rem .3rem; }
-"""
+from sae_lens_isae.report.tables import Table
+
+Part = str | list[str] | Table | go.Figure
+"""A paragraph, a bulleted list, a table or a plot."""
 
 
-def paragraph(text: str) -> str:
-    """A paragraph of plain text."""
-    return f"<p>{escape(text)}</p>"
+class Section(NamedTuple):
+    """A heading and what stands below it."""
+
+    heading: str
+    parts: Sequence[Part]
 
 
-def bullets(items: Sequence[str]) -> str:
-    """A bulleted list of plain text."""
-    return "<ul>" + "".join(f"<li>{escape(item)}</li>" for item in items) + "</ul>"
-
-
-def html_table(
-    headers: Sequence[str], rows: Sequence[Sequence[str]], *, all_text: bool = False
-) -> str:
-    """A table whose first column is text and whose others are numbers, or text as well."""
-    head = "".join(f"<th>{escape(h)}</th>" for h in headers)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
-    )
-    kind = ' class="text"' if all_text else ""
-    table = f"<table{kind}><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-    return f'<div class="scroll">{table}</div>'
-
-
-def figure(fig: go.Figure) -> str:
-    """A plot; the page itself carries plotly's code."""
-    fig.update_layout(template="plotly_white", height=420, margin={"t": 50, "r": 20})
-    return fig.to_html(full_html=False, include_plotlyjs=False)
-
-
-def write_page(path: Path, title: str, sections: Sequence[tuple[str, str]]) -> None:
-    """Write a page of (heading, HTML) sections."""
-    body = "".join(f"<h2>{escape(heading)}</h2>{html}" for heading, html in sections)
+def write_page(path: Path, title: str, sections: Sequence[Section]) -> None:
+    """Write a page. All text is escaped."""
+    template = _TEMPLATES.get_template("page.html.j2")
     path.write_text(
-        f"<!doctype html><html lang=en><head><meta charset=utf-8><title>{escape(title)}</title>"
-        f"<style>{_STYLE}</style><script>{get_plotlyjs()}</script></head>"
-        f"<body><h1>{escape(title)}</h1>{body}</body></html>",
+        template.render(title=title, sections=sections, plotly=Markup(get_plotlyjs())),
         encoding="utf-8",
     )
+
+
+def html_fragment(parts: Sequence[Part]) -> str:
+    """Parts of a page, for a notebook; plots are left to `Report.plot`."""
+    return _TEMPLATES.get_template("parts.html.j2").module.parts(parts)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _figure_html(figure: go.Figure) -> Markup:
+    figure.update_layout(template="plotly_white", height=420, margin={"t": 50, "r": 20})
+    return Markup(figure.to_html(full_html=False, include_plotlyjs=False))
+
+
+def _kind(part: Part) -> str:
+    if isinstance(part, str):
+        return "paragraph"
+    if isinstance(part, Table):
+        return "table"
+    return "list" if isinstance(part, list) else "figure"
+
+
+_TEMPLATES = Environment(
+    loader=PackageLoader("sae_lens_isae", "report/templates"),
+    autoescape=True,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+_TEMPLATES.filters["kind"] = _kind
+_TEMPLATES.filters["figure_html"] = _figure_html

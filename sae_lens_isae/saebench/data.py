@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from huggingface_hub import HfApi, constants
 
+from sae_lens_isae.checks import check_seed
 from sae_lens_isae.errors import InputError, MissingInputError
+from sae_lens_isae.inputs.texts import PACKAGE_PREFIX
 from sae_lens_isae.saebench.texts import (
     PROBING_SETS,
     SAE_PROBES_SETS,
     TPP_SETS,
-    Crossing,
     TextSet,
-    crossings,
+    TwoLabelTexts,
     occupations,
     text_set,
+    two_label_sets,
 )
-from sae_lens_isae.sources import PACKAGE_PREFIX, check_seed
 
 DataSource = Literal["auto", "hub", "offline"]
 
@@ -82,7 +84,9 @@ class BenchData:
     """None: SAEBench's own, from the hub; so for `scr` and `tpp`."""
     scr: tuple[str, ...] | None = None
     tpp: tuple[str, ...] | None = None
-    texts: dict[str, TextSet | Crossing] = field(default_factory=dict[str, TextSet | Crossing])
+    texts: dict[str, TextSet | TwoLabelTexts] = field(
+        default_factory=dict[str, TextSet | TwoLabelTexts]
+    )
     """Those that are not SAEBench's own."""
     stories: str | None = None
     """Pairs of stories for CE-bench; None: the published ones."""
@@ -90,11 +94,24 @@ class BenchData:
     @property
     def column1_vals(self) -> dict[str, list[tuple[str, str]]]:
         """The pairs of classes of SCR, in SAEBench's format."""
-        return {n: [t.first] for n, t in self.texts.items() if isinstance(t, Crossing)}
+        return {n: [t.first] for n, t in self.texts.items() if isinstance(t, TwoLabelTexts)}
 
     def sizes(self, settings: BenchSettings) -> dict[str, tuple[int, int]]:
         """Training and test size of the data sets that are not SAEBench's own."""
         return {n: t.sizes(settings.train_size, settings.test_size) for n, t in self.texts.items()}
+
+    def settings(self, asked: Mapping[str, int]) -> BenchSettings:
+        """SAEBench's own settings on its own data, small ones on others, and what was asked for.
+
+        Raises:
+            InputError: A size is not positive, or larger than a data set for probing.
+        """
+        of_saebench = self.probing is None or self.scr is None
+        default = BenchSettings.of_saebench() if of_saebench else BenchSettings()
+        settings = replace(default, **dict(asked))
+        if asked.keys() & {"train_size", "test_size"}:
+            self.check_sizes(settings)
+        return settings
 
     def check_sizes(self, settings: BenchSettings) -> None:
         """Refuse sizes that a user asked for and a data set lacks.
@@ -174,7 +191,7 @@ def _local_text(text: str | None, trained_on: str | None) -> str:
 
 def _offline(text: str, stories: str | None) -> BenchData:
     probing = [text_set(name) for name in PROBING_SETS]
-    crossed = crossings()
+    crossed = two_label_sets()
     topics = [occupations(), *(text_set(name) for name in TPP_SETS)]
     everything: list[Any] = [*probing, *crossed, *topics]
     return BenchData(

@@ -8,10 +8,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
+from packaging.specifiers import SpecifierSet
+
 from sae_lens_isae.errors import MissingInputError
 
-SAEBENCH_VERSIONS = ("0.6.0", "0.7")
-"""From the first on, below the second."""
+SAEBENCH_VERSIONS = SpecifierSet(">=0.6.0,<0.7")
 
 INSTALL = (
     "run `make bench` in a checkout of sae-lens-isae, or `pip install 'scikit-learn<1.10' tabulate "
@@ -31,10 +32,9 @@ def saebench_version() -> str:
         version("sae-probes")
     except PackageNotFoundError as error:
         raise MissingInputError(f"the package {error.name} is not installed: {INSTALL}") from error
-    first, end = SAEBENCH_VERSIONS
-    if not _numbers(first) <= _numbers(installed) < _numbers(end):
+    if not SAEBENCH_VERSIONS.contains(installed, prereleases=True):
         raise MissingInputError(
-            f"sae-bench {installed} is installed, from {first} to below {end} is needed: {INSTALL}"
+            f"sae-bench {installed} is installed, {SAEBENCH_VERSIONS} is needed: {INSTALL}"
         )
     return installed
 
@@ -69,7 +69,3 @@ def probes_folder() -> Path:
     if spec is None or not spec.submodule_search_locations:
         raise MissingInputError(f"the package sae-probes is not installed: {INSTALL}")
     return Path(spec.submodule_search_locations[0]) / "data" / "cleaned_data"
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(".")[:3] if part.isdigit())

@@ -1,7 +1,7 @@
 """Labelled text without a hub, in SAEBench's formats: from sae-probes' files or a CSV file.
 
-A `TextSet` has texts by class, for probing and TPP. A `Crossing` has texts with two labels each,
-for SCR: a probe is trained where both agree, and should be cured by ablating one of them.
+A `TextSet` has texts by class, for probing and TPP. `TwoLabelTexts` have two labels each, for SCR:
+a probe is trained on texts where both agree, and ablation should cure it of one of them.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ class TextSet:
 
     def sizes(self, train: int, test: int) -> tuple[int, int]:
         """Sizes as SAEBench counts them (twice the texts of a class), lowered to what there is."""
-        most_train, most_test = _parts(min(map(len, self.classes.values())))
+        most_train, most_test = _train_test_sizes(min(map(len, self.classes.values())))
         return 2 * min(train // 2, most_train), 2 * min(test // 2, most_test)
 
     def split(self, train: int, test: int) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
         """Texts for training and for testing, none of them in both."""
         n_train, n_test = (size // 2 for size in self.sizes(train, test))
-        start, _ = _parts(min(map(len, self.classes.values())))
+        start, _ = _train_test_sizes(min(map(len, self.classes.values())))
         return (
             {name: texts[:n_train] for name, texts in self.classes.items()},
             {name: texts[start : start + n_test] for name, texts in self.classes.items()},
@@ -48,7 +48,7 @@ class TextSet:
 
 
 @dataclass(frozen=True)
-class Crossing:
+class TwoLabelTexts:
     """Texts with two labels, in SAEBench's format of `bias_in_bios`, which its name must contain.
 
     The biased probe sees texts on which both labels are their first value, and texts on which both
@@ -85,13 +85,13 @@ class Crossing:
 
     def sizes(self, train: int, test: int) -> tuple[int, int]:
         """Sizes as SAEBench counts them (four quadrants), lowered to what there is."""
-        most_train, most_test = _parts(self.quadrant)
+        most_train, most_test = _train_test_sizes(self.quadrant)
         return 4 * min(train // 4, most_train), 4 * min(test // 4, most_test)
 
     @property
     def tables(self) -> dict[str, pd.DataFrame]:
         """The parts, as the hub's data set would give them."""
-        share, _ = _parts(self.quadrant)
+        share, _ = _train_test_sizes(self.quadrant)
         parts: dict[str, list[dict[str, str]]] = {"train": [], "test": []}
         for (first, second), texts in self.texts.items():
             agree = self.first.index(first) == self.second.index(second)
@@ -101,7 +101,7 @@ class Crossing:
         return {part: pd.DataFrame(rows) for part, rows in parts.items()}
 
 
-def _parts(n: int) -> tuple[int, int]:
+def _train_test_sizes(n: int) -> tuple[int, int]:
     """How many of n texts are for training and for testing; an even number for training, so that
     texts that take turns are balanced in both."""
     train = max(1, round(0.6 * n / 2) * 2)
@@ -157,16 +157,17 @@ def text_set(source: str, most_classes: int = 5) -> TextSet:
     return TextSet(name, {label: _shuffled(texts) for label, texts in largest.items()})
 
 
-def crossing(name: str, draw: int = 0) -> Crossing:
-    """The texts that two data sets of sae-probes share, by both labels; `CROSSED` has the names.
+def two_label_texts(name: str, draw: int = 0) -> TwoLabelTexts:
+    """The texts that two data sets of sae-probes share, by both labels.
 
     Args:
+        name: One of `TWO_LABEL_SETS`.
         draw: Which texts are for training and which for testing.
 
     Raises:
         FileNotFoundError: sae-probes is not installed.
     """
-    first_source, second_source, first, second = CROSSED[name]
+    first_source, second_source, first, second = TWO_LABEL_SETS[name]
     of_second = labelled_texts(second_source)
     found: dict[tuple[str, str], list[str]] = defaultdict(list)
     for text, label in labelled_texts(first_source).items():
@@ -176,18 +177,20 @@ def crossing(name: str, draw: int = 0) -> Crossing:
     one, other = first.values()
     # which two quadrants are the biased ones is free: those that leave most texts
     candidates = [
-        Crossing(f"sae_probes/{name}_{draw}_as_bias_in_bios", order, _pair(second.values()), texts)
+        TwoLabelTexts(
+            f"sae_probes/{name}_{draw}_as_bias_in_bios", order, _pair(second.values()), texts
+        )
         for order in ((one, other), (other, one))
     ]
     return max(candidates, key=lambda found: found.quadrant)
 
 
-def crossings() -> list[Crossing]:
-    """All of `CROSSED`; SCR averages over two draws of those that have few texts."""
-    first = [crossing(name) for name in CROSSED]
+def two_label_sets() -> list[TwoLabelTexts]:
+    """All of `TWO_LABEL_SETS`; SCR averages over two draws of those that have few texts."""
+    first = [two_label_texts(name) for name in TWO_LABEL_SETS]
     again = [
-        crossing(name, draw=1)
-        for name, found in zip(CROSSED, first, strict=True)
+        two_label_texts(name, draw=1)
+        for name, found in zip(TWO_LABEL_SETS, first, strict=True)
         if found.quadrant < _FEW
     ]
     return [*first, *again]
@@ -248,7 +251,7 @@ TPP_SETS = ("97_news_class", "99_sci_cat", "27_art_type")
 """Beside `occupations`."""
 
 _FEW = 100
-"""Texts of a quadrant, below which a crossing is drawn twice."""
+"""Texts of a quadrant, below which a two_label_texts is drawn twice."""
 
 _OCCUPATIONS = {
     "actor": "61_wikidata_occupation_isactor",
@@ -259,7 +262,7 @@ _OCCUPATIONS = {
 
 _NAMES = {"1": "male", "0": "female"}
 _TEXTS = {"male": "male", "female": "female"}
-CROSSED: dict[str, tuple[str, str, dict[str, str], dict[str, str]]] = {
+TWO_LABEL_SETS: dict[str, tuple[str, str, dict[str, str], dict[str, str]]] = {
     "politician_x_gender": (
         "7_hist_fig_ispolitician",
         "5_hist_fig_ismale",

@@ -17,7 +17,7 @@ import jaxtyping
 import torch
 
 from sae_lens_isae.saebench.installed import module
-from sae_lens_isae.saebench.texts import Crossing, TextSet
+from sae_lens_isae.saebench.texts import TextSet, TwoLabelTexts
 
 
 @contextlib.contextmanager
@@ -41,7 +41,7 @@ def contained() -> Generator[None]:
 
 
 @contextlib.contextmanager
-def with_texts(texts: Mapping[str, TextSet | Crossing]) -> Generator[None]:
+def with_texts(texts: Mapping[str, TextSet | TwoLabelTexts]) -> Generator[None]:
     """Let SAEBench find these data sets under their names; it knows no others but its own."""
     info = module("sae_bench.sae_bench_utils.dataset_info")
     utils = module("sae_bench.sae_bench_utils.dataset_utils")
@@ -61,20 +61,20 @@ def with_texts(texts: Mapping[str, TextSet | Crossing]) -> Generator[None]:
 
     def pairs(name: str, correlated: bool, train: int, test: int, *rest: Any) -> Any:
         found = texts.get(name)
-        if isinstance(found, Crossing):
+        if isinstance(found, TwoLabelTexts):
             # SAEBench insists on the size that it is told
             train, test = found.sizes(train, test)
         return load_pairs(name, correlated, train, test, *rest)
 
     def load(name: str, *args: Any, **kwargs: Any) -> Any:
         found = texts.get(name)
-        return found.tables if isinstance(found, Crossing) else load_hub(name, *args, **kwargs)
+        return found.tables if isinstance(found, TwoLabelTexts) else load_hub(name, *args, **kwargs)
 
     classes = {n: list(t.classes) for n, t in texts.items() if isinstance(t, TextSet)}
-    crossings = {n: t for n, t in texts.items() if isinstance(t, Crossing)}
-    metadata = {n: crossing.metadata for n, crossing in crossings.items()}
+    two_label_sets = {n: t for n, t in texts.items() if isinstance(t, TwoLabelTexts)}
+    metadata = {n: crossing.metadata for n, crossing in two_label_sets.items()}
     # for TPP the second column is looked up and not used
-    second = {n: ("", "") for n in classes} | {n: c.second for n, c in crossings.items()}
+    second = {n: ("", "") for n in classes} | {n: c.second for n, c in two_label_sets.items()}
     with (
         patch.dict(info.chosen_classes_per_dataset, classes),
         patch.dict(info.dataset_metadata, metadata),

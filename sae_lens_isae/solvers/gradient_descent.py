@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NoReturn
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch.optim import Adam
 from tqdm.auto import tqdm
 
+from sae_lens_isae.progress import progress_bar
 from sae_lens_isae.solvers.codes import (
     SparseCodes,
     check_problem,
@@ -57,7 +58,7 @@ def gd_sparse(
     x = x.to(atoms.device, atoms.dtype)
     generator = torch.Generator().manual_seed(seed)
     chunks = torch.arange(len(x)).split(max(1, _CHUNK_NUMBERS // len(atoms)))
-    bar = tqdm(
+    bar = progress_bar(
         total=len(chunks) * n_iterations,
         desc=progress,
         disable=progress is None,
@@ -91,7 +92,7 @@ def _descend(
     lr: float,
     n_iterations: int,
     signed: bool,
-    bar: tqdm[NoReturn],
+    bar: tqdm[Any],
 ) -> Float[torch.Tensor, "samples d_sae"]:
     z = torch.nn.Parameter(start)
     penalty = x.new_full((len(x), 1), _FIRST_PENALTY)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 from jaxtyping import Float, Int
-from tqdm.auto import tqdm
 
 from sae_lens_isae.errors import InputError
 from sae_lens_isae.ops.sparse import sum_rows
+from sae_lens_isae.progress import progress_bar
 from sae_lens_isae.solvers.codes import (
     SparseCodes,
     check_problem,
@@ -72,7 +72,9 @@ def iht(
     values = x.new_zeros(len(x), width)
     order = k_each.argsort(descending=True)
     size = max(1, _CHUNK_NUMBERS // len(atoms))
-    bar = tqdm(total=len(x), desc=progress, disable=progress is None, unit="sample", leave=False)
+    bar = progress_bar(
+        total=len(x), desc=progress, disable=progress is None, unit="sample", leave=False
+    )
     # without a Gram matrix all atoms are read at every step, for many samples as for few
     grouped = x.device.type == "cpu" and gram is not None
     for rows in order.split(min(size, _GROUP_CPU) if grouped else size):

@@ -6,10 +6,10 @@ from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
-from tqdm.auto import tqdm
 
 from sae_lens_isae.errors import InputError
 from sae_lens_isae.ops.sparse import sum_rows
+from sae_lens_isae.progress import progress_bar
 from sae_lens_isae.solvers.codes import (
     SparseCodes,
     check_problem,
@@ -18,7 +18,7 @@ from sae_lens_isae.solvers.codes import (
     unit_atoms,
 )
 
-Selection = Literal["absolute", "signed"]
+SelectionRule = Literal["absolute", "signed"]
 
 _GROUP_CPU = 6
 """Samples worked on together on a CPU: the Gram rows of their supports stay in its cache, which is
@@ -40,7 +40,7 @@ def omp(
     dictionary: Float[torch.Tensor, "d_sae d_in"],
     k: int | Int[torch.Tensor, " samples"],
     *,
-    selection: Selection = "absolute",
+    selection: SelectionRule = "absolute",
     exclude: Int[torch.Tensor, "samples excluded"] | None = None,
     gram: Float[torch.Tensor, "d_sae d_sae"] | None = None,
     progress: str | None = None,
@@ -91,7 +91,9 @@ def omp(
     order = k_each.argsort(descending=True)
     chunk = max(1, _CHUNK_NUMBERS // max(d_sae, width * d_in))
     group = _GROUP_CPU if x.device.type == "cpu" and gram is not None else chunk
-    bar = tqdm(total=len(x), desc=progress, disable=progress is None, unit="sample", leave=False)
+    bar = progress_bar(
+        total=len(x), desc=progress, disable=progress is None, unit="sample", leave=False
+    )
     for rows in order.split(chunk):
         start = x[rows.to(x.device)] @ atoms.T
         for members, correlation in zip(rows.split(group), start.split(group), strict=True):
@@ -118,7 +120,7 @@ def _pursue(
     start: Float[torch.Tensor, "group d_sae"],
     d: _Dictionary,
     k_each: list[int],
-    selection: Selection,
+    selection: SelectionRule,
     exclude: Int[torch.Tensor, "group excluded"] | None,
 ) -> tuple[
     Int[torch.Tensor, "group width"],

@@ -12,7 +12,7 @@ from sae_lens.saes.abstopk_sae import AbsTopKSAE, AbsTopKSAEConfig
 
 from sae_lens_isae.cebench import StoryActivations, StoryPair, ce_bench, load_pairs
 from sae_lens_isae.cebench.scores import largest_difference
-from sae_lens_isae.sources import load_language_model
+from sae_lens_isae.inputs.language_models import load_language_model
 from tests.conftest import D_IN, isae_config, make_sae
 
 STORIES = Path(__file__).parent / "stories.json"

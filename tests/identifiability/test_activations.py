@@ -11,7 +11,9 @@ from sae_lens.config import CacheActivationsRunnerConfig
 from safetensors.torch import save_file
 
 from sae_lens_isae.identifiability import open_activations
-from sae_lens_isae.identifiability.activations import as_source, from_generator, from_model
+from sae_lens_isae.inputs.activation_source import as_source
+from sae_lens_isae.inputs.activations import from_generator
+from sae_lens_isae.inputs.model_activations import from_model
 from sae_lens_isae.synthetic import mixture_synthetic_model, signed_synthetic_model
 from tests.conftest import D_IN
 from tests.identifiability.test_linear_model import stock_sae

@@ -11,9 +11,9 @@ import torch
 from sae_lens import AbsTopKSAE, AbsTopKSAEConfig
 
 from sae_lens_isae import audit
-from sae_lens_isae.identifiability.activations import from_generator
 from sae_lens_isae.identifiability.audit import Distribution, audit_together, audits_to_dict
 from sae_lens_isae.identifiability.verdict import conclusion, joint_theorem
+from sae_lens_isae.inputs.activations import from_generator
 from sae_lens_isae.synthetic import signed_synthetic_model
 from tests.conftest import D_IN, D_SAE
 from tests.identifiability.test_linear_model import ARCHITECTURES, NORMALIZATIONS, stock_sae

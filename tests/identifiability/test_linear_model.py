@@ -17,7 +17,7 @@ from sae_lens.registry import (
 
 from sae_lens_isae import audit, pairwise_identifiability
 from sae_lens_isae.identifiability.audit import audits_to_dict
-from sae_lens_isae.identifiability.linear_model import LinearModel
+from sae_lens_isae.inputs.linear_sae import LinearSAE
 from tests.conftest import D_IN, D_SAE, K, isae_config, make_sae
 
 ARCHITECTURES = ["standard", "gated", "jumprelu", "topk", "abstopk", "matching_pursuit", "isae_me"]
@@ -40,7 +40,7 @@ def stock_sae(architecture, normalization="none", seed=0):
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)
 def test_rebuilds_what_sae_lens_rebuilds(architecture, normalization):
     sae, x = stock_sae(architecture, normalization), 3 * torch.randn(20, D_IN)
-    model = LinearModel(sae)
+    model = LinearSAE(sae)
     code = model.encode(x)
     expected = sae(x)
     torch.testing.assert_close(
@@ -53,7 +53,7 @@ def test_rebuilds_what_sae_lens_rebuilds(architecture, normalization):
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)
 def test_keeps_no_state(normalization):
     """The orders of calls that break SAELens' run-time normalisation."""
-    model = LinearModel(stock_sae("topk", normalization))
+    model = LinearSAE(stock_sae("topk", normalization))
     a, b = torch.randn(5, D_IN), 9 * torch.randn(7, D_IN)
     of_a = model.encode(a)
     model.encode(b)
@@ -71,7 +71,7 @@ def test_pre_activations_of_training_and_exported_sae_agree(variant, tmp_path, a
         for parameter in sae.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
     sae.save_inference_model(tmp_path)
-    trained, exported = LinearModel(sae), LinearModel(SAE.load_from_disk(tmp_path))
+    trained, exported = LinearSAE(sae), LinearSAE(SAE.load_from_disk(tmp_path))
     ours, theirs = trained.encode(activations), exported.encode(activations)
     torch.testing.assert_close(ours.codes, theirs.codes, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(ours.hidden_pre, theirs.hidden_pre, atol=1e-4, rtol=1e-4)
@@ -89,15 +89,13 @@ def test_codes_and_atoms_are_in_the_units_of_the_activations():
     normalised.load_state_dict(plain.state_dict())
     # without biases the encoder is homogeneous: both have the same codes in the original space
     torch.testing.assert_close(
-        LinearModel(plain).encode(x).codes, LinearModel(normalised).encode(x).codes
+        LinearSAE(plain).encode(x).codes, LinearSAE(normalised).encode(x).codes
     )
     scaled = copy.deepcopy(plain)
     with torch.no_grad():
         scaled.W_dec.mul_(4)
         scaled.W_enc.div_(4)
-    torch.testing.assert_close(
-        LinearModel(plain).encode(x).codes, LinearModel(scaled).encode(x).codes
-    )
+    torch.testing.assert_close(LinearSAE(plain).encode(x).codes, LinearSAE(scaled).encode(x).codes)
 
 
 def test_what_is_not_a_linear_model_of_its_input():
@@ -106,18 +104,18 @@ def test_what_is_not_a_linear_model_of_its_input():
         with torch.no_grad():
             getattr(sae, name).view(-1)[0] = float("nan")
         with pytest.raises(ValueError, match=f"{name} holds NaN"):
-            LinearModel(sae)
+            LinearSAE(sae)
     sae = stock_sae("standard")
     sae.cfg.d_out = D_IN + 1
     with pytest.raises(ValueError, match="does not rebuild its input"):
-        LinearModel(sae)
+        LinearSAE(sae)
     with pytest.warns(UserWarning, match="was not folded"):
-        LinearModel(stock_sae("standard", "expected_average_only_in"))
+        LinearSAE(stock_sae("standard", "expected_average_only_in"))
 
 
 def test_encoder_weights_only_for_one_linear_map():
     for architecture in ARCHITECTURES:
-        weights = LinearModel(stock_sae(architecture)).encoder_weights()
+        weights = LinearSAE(stock_sae(architecture)).encoder_weights()
         linear = architecture in ("standard", "jumprelu", "topk", "abstopk")
         assert (weights is not None) == linear
 
@@ -142,9 +140,9 @@ def test_every_training_class_is_measured_or_refused(architecture):
     sae, x = training_sae(architecture), torch.randn(40, D_IN)
     if "batchtopk" in architecture:
         with pytest.raises(ValueError, match="depend on the other activations of the batch"):
-            LinearModel(sae)
+            LinearSAE(sae)
         return
-    model = LinearModel(sae)
+    model = LinearSAE(sae)
     code = model.encode(x)
     torch.testing.assert_close(
         model.decode(code.codes, code.offset), sae(x).detach(), atol=2e-4, rtol=1e-4
@@ -152,7 +150,7 @@ def test_every_training_class_is_measured_or_refused(architecture):
     # one activation at a time gives the same codes
     alone = torch.cat([model.encode(row[None]).codes for row in x])
     torch.testing.assert_close(alone, code.codes, atol=1e-4, rtol=1e-4)
-    stock = LinearModel(training_sae(architecture.removeprefix("regularized_")))
+    stock = LinearSAE(training_sae(architecture.removeprefix("regularized_")))
     assert (model.encoder_weights() is None) == (stock.encoder_weights() is None)
     assert (model.encoder_weights() is None) == any(
         kind in architecture for kind in ("gated", "matching", "isae_me")
@@ -162,8 +160,8 @@ def test_every_training_class_is_measured_or_refused(architecture):
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_float64_saes_are_measured(architecture):
     sae = stock_sae(architecture).to(dtype=torch.float64)
-    single, x = LinearModel(stock_sae(architecture)), torch.randn(30, D_IN)
-    model = LinearModel(sae)
+    single, x = LinearSAE(stock_sae(architecture)), torch.randn(30, D_IN)
+    model = LinearSAE(sae)
     torch.testing.assert_close(model.encode(x).codes, single.encode(x).codes, atol=1e-4, rtol=1e-4)
     report = pairwise_identifiability([sae, stock_sae(architecture, seed=1)], x)
     json.dumps(report.to_dict(), allow_nan=False)
@@ -177,9 +175,9 @@ def test_thresholds_may_be_infinite_and_not_nan(bad):
         sae.threshold[3] = bad
     if math.isnan(bad):
         with pytest.raises(ValueError, match="mine: threshold holds NaN"):
-            LinearModel(sae, "mine")
+            LinearSAE(sae, "mine")
     else:
-        assert (LinearModel(sae).encode(torch.randn(9, D_IN)).codes[:, 3] == 0).all()
+        assert (LinearSAE(sae).encode(torch.randn(9, D_IN)).codes[:, 3] == 0).all()
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -191,7 +189,7 @@ def test_a_zero_atom_does_nothing_anywhere(architecture):
     with torch.no_grad():
         sae.W_dec[3] = 0
     x = torch.randn(60, D_IN)
-    code = LinearModel(sae).encode(x)
+    code = LinearSAE(sae).encode(x)
     assert code.codes.isfinite().all()
     assert (code.codes[:, 3] == 0).all()
     report = pairwise_identifiability([sae, other], x)
@@ -206,7 +204,7 @@ def test_tiny_and_large_atoms_have_unit_norm(scale):
     sae = stock_sae("abstopk")
     with torch.no_grad():
         sae.W_dec[:3] *= scale
-    model = LinearModel(sae)
+    model = LinearSAE(sae)
     torch.testing.assert_close(model.atoms.norm(dim=-1), torch.ones(D_SAE))
     assert not model.is_zero.any()
     assert model.encode(torch.randn(5, D_IN)).codes.isfinite().all()

@@ -6,7 +6,7 @@ import pytest
 import torch
 from sae_lens import SAE
 
-from sae_lens_isae.identifiability.loading import load_sae
+from sae_lens_isae.inputs.saes import load_sae
 from tests.conftest import isae_config, make_sae
 
 

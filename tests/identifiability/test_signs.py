@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sae_lens_isae.identifiability.linear_model import LinearModel
-from sae_lens_isae.identifiability.signs import has_signed_codes, unfold_signs
+from sae_lens_isae.inputs.linear_sae import LinearSAE
+from sae_lens_isae.inputs.signs import has_signed_codes, unfold_signs
 from tests.conftest import isae_config, make_sae
 
 
@@ -17,7 +17,7 @@ def test_signs_of_the_variants(variant, offset):
     sae = make_sae(isae_config(variant)).eval()
     with torch.no_grad():
         sae.b_dec.add_(offset)
-    assert has_signed_codes(LinearModel(sae)) == (variant not in ("TopK", "iSAE-ME topk"))
+    assert has_signed_codes(LinearSAE(sae)) == (variant not in ("TopK", "iSAE-ME topk"))
 
 
 def test_unfolding_by_hand():

@@ -13,7 +13,7 @@ from sklearn.decomposition import PCA
 from sklearn.linear_model import LinearRegression
 from sklearn.metrics import r2_score
 
-from sae_lens_isae.recoding.agreement import agreement, jaccard
+from sae_lens_isae.recoding.agreement import compare_with_encoder, jaccard
 from sae_lens_isae.solvers import SparseCodes
 from tests.solvers.test_omp import unit_atoms
 
@@ -40,7 +40,7 @@ def compare(a, b, n_components=6):
     atoms = unit_atoms(D_SAE, D_IN, 0)
     target = a @ atoms + 0.1 * sparse(7, k=D_IN)[: len(a), :D_IN]
     codes = SparseCodes.from_dense(a), SparseCodes.from_dense(b)
-    return agreement(*codes, target, atoms, n_components), target, atoms
+    return compare_with_encoder(*codes, target, atoms, n_components), target, atoms
 
 
 def test_supports_coefficients_and_reconstruction(two):
@@ -128,4 +128,4 @@ def test_jaccard_of_codes_of_different_width():
 def test_codes_of_other_samples_are_refused():
     a = SparseCodes.from_dense(sparse(0))
     with pytest.raises(ValueError, match="80 samples have 80 and 40 codes"):
-        agreement(a, a.pick(slice(40)), torch.zeros(N, D_IN), unit_atoms(D_SAE, D_IN, 0))
+        compare_with_encoder(a, a.pick(slice(40)), torch.zeros(N, D_IN), unit_atoms(D_SAE, D_IN, 0))

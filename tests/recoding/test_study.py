@@ -9,7 +9,7 @@ import pytest
 import torch
 from sae_lens.saes.jumprelu_sae import JumpReLUSAE, JumpReLUSAEConfig
 
-from sae_lens_isae.identifiability.linear_model import LinearModel
+from sae_lens_isae.inputs.linear_sae import LinearSAE
 from sae_lens_isae.recoding import RecodeSettings, recode
 from sae_lens_isae.recoding.algorithms import (
     ENCODER,
@@ -46,7 +46,7 @@ def activations(n=60):
 @pytest.mark.parametrize("signed", [False, True])
 def test_every_algorithm_takes_the_encoders_k_on_the_saes_own_atoms(signed):
     sae = make_sae(isae_config("iSAE")) if signed else jumprelu()
-    recoder = Recoder(LinearModel(sae))
+    recoder = Recoder(LinearSAE(sae))
     samples = recoder.encode(activations())
     assert torch.equal(samples.k, (sae.encode(samples.x) != 0).sum(-1))
     rebuilt = samples.codes.decode(recoder.model.atoms) + samples.x - samples.target
@@ -82,7 +82,7 @@ def report():
 
 def high_threshold():
     """Seven samples have no latent."""
-    hidden_pre = LinearModel(jumprelu()).encode(activations()).hidden_pre
+    hidden_pre = LinearSAE(jumprelu()).encode(activations()).hidden_pre
     assert hidden_pre is not None
     return jumprelu(float(hidden_pre.amax(-1).sort().values[6]))
 
@@ -185,8 +185,8 @@ def test_bad_settings(settings):
 
 
 def test_the_encoder_agrees_with_itself():
-    samples = Recoder(LinearModel(jumprelu())).encode(activations())
-    (codes,) = Recoder(LinearModel(jumprelu())).recode(ENCODER, samples)
+    samples = Recoder(LinearSAE(jumprelu())).encode(activations())
+    (codes,) = Recoder(LinearSAE(jumprelu())).recode(ENCODER, samples)
     assert codes is samples.codes
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from sae_lens_isae.saebench.texts import Crossing
+from sae_lens_isae.saebench.texts import TwoLabelTexts
 from tests.conftest import isae_config, train_sae
 
 needs_saebench = pytest.mark.skipif(
@@ -47,7 +47,7 @@ def tiny_model(tiny_model, tmp_path_factory):
     return folder, tiny_model[1]
 
 
-def crossed_words(model: Path) -> Crossing:
+def crossed_words(model: Path) -> TwoLabelTexts:
     """Texts in words that the tiny model knows; the first label shows in fewer of them than the
     second, so that a biased probe goes by the second."""
     vocabulary = json.loads((model / "tokenizer.json").read_text())["model"]["vocab"]
@@ -61,7 +61,7 @@ def crossed_words(model: Path) -> Crossing:
         for a in "pq"
         for b in "rs"
     }
-    return Crossing("words_as_bias_in_bios", ("p", "q"), ("r", "s"), texts)
+    return TwoLabelTexts("words_as_bias_in_bios", ("p", "q"), ("r", "s"), texts)
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def few_texts(tiny_model, monkeypatch):
     monkeypatch.setattr(f"{data}.PROBING_SETS", ("96_spam_is",))
     monkeypatch.setattr(f"{data}.TPP_SETS", ("99_sci_cat",))
     monkeypatch.setattr(f"{data}.SAE_PROBES_SETS", ("95_toxic_is",))
-    monkeypatch.setattr(f"{data}.crossings", lambda: [crossed_words(tiny_model[0])])
+    monkeypatch.setattr(f"{data}.two_label_sets", lambda: [crossed_words(tiny_model[0])])
 
 
 @pytest.fixture

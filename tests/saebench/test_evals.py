@@ -14,13 +14,14 @@ import torch
 from sae_lens.saes.abstopk_sae import AbsTopKSAE, AbsTopKSAEConfig
 
 from sae_lens_isae.bench import BenchInputs, SizeRequest, run_evals
-from sae_lens_isae.identifiability.loading import load_sae, load_shared_model
+from sae_lens_isae.inputs.language_models import load_language_model
+from sae_lens_isae.inputs.saes import load_sae
+from sae_lens_isae.inputs.shared_model import load_shared_model
 from sae_lens_isae.measuring import run_bench
-from sae_lens_isae.saebench import PresentedSAE
+from sae_lens_isae.saebench import SAEBenchAdapter
 from sae_lens_isae.saebench.plots import SHOWN, plot_with_saebench
 from sae_lens_isae.saebench.texts import TextSet
 from sae_lens_isae.saebench.upstream import contained, with_texts
-from sae_lens_isae.sources import load_language_model
 from tests.saebench.conftest import ALL_EVALS, HOOK, STORIES, needs_saebench, save_sae
 
 pytestmark = needs_saebench
@@ -75,7 +76,7 @@ def test_tpp_credits_a_latent_that_fires_negatively_only_on_the_twin(tmp_path):
     for form in ("as_is", "non_negative"):
         with contained(), with_texts({"mine": TextSet("mine", dict.fromkeys(classes))}):
             results, _ = main.run_eval_single_sae(
-                config, PresentedSAE(sae, form), None, "cpu", str(tmp_path)
+                config, SAEBenchAdapter(sae, form), None, "cpu", str(tmp_path)
             )
         found[form] = results["tpp_threshold_2_total_metric"]
     assert found["as_is"] < 0.05
@@ -89,7 +90,7 @@ def test_core_before_and_after(tiny_model, two_saes, tmp_path):
     for name in ("ce_loss_with_sae", "kl_div_with_sae", "mse", "cossim", "l2_ratio", "l0"):
         assert after[name] == pytest.approx(before[name], rel=1e-4), name
     # independently: the codes of the very tokens that core read
-    from sae_lens_isae.identifiability.activations import text_store
+    from sae_lens_isae.inputs.model_activations import text_store
 
     sae = load_sae(two_saes[0])
     model = load_language_model(str(tiny_model[0]), "AutoModelForCausalLM", hook_names=[HOOK])

@@ -69,7 +69,7 @@ def test_names_of_sae_probes():
 
 
 @needs_probes
-@pytest.mark.parametrize("name", texts.CROSSED)
+@pytest.mark.parametrize("name", texts.TWO_LABEL_SETS)
 @pytest.mark.parametrize("draw", [0, 1])
 def test_saebench_takes_the_crossed_labels(name, draw):
     """Through SAEBench's own function, whose assertions are the format."""
@@ -77,7 +77,7 @@ def test_saebench_takes_the_crossed_labels(name, draw):
 
     from sae_lens_isae.saebench.upstream import with_texts
 
-    found = texts.crossing(name, draw)
+    found = texts.two_label_texts(name, draw)
     with with_texts({found.name: found}):
         train, test = dataset_creation.get_train_test_data(
             found.name, True, 4000, 1000, 42, found.first, found.second
@@ -90,21 +90,23 @@ def test_saebench_takes_the_crossed_labels(name, draw):
     of_train = {text for some in train.values() for text in some}
     assert not of_train & {text for some in test.values() for text in some}
     # the labels are those of sae-probes
-    first, second = (texts.labelled_texts(source) for source in texts.CROSSED[name][:2])
+    first, second = (texts.labelled_texts(source) for source in texts.TWO_LABEL_SETS[name][:2])
     names = dict(zip(found.second, ("male / female", "female_data_only"), strict=True))
     for value, key in names.items():
-        original = {k for k, v in texts.CROSSED[name][3].items() if v == value}
+        original = {k for k, v in texts.TWO_LABEL_SETS[name][3].items() if v == value}
         assert {second[text] for text in train[key]} == original
-    original = {k for k, v in texts.CROSSED[name][2].items() if v == found.first[0]}
+    original = {k for k, v in texts.TWO_LABEL_SETS[name][2].items() if v == found.first[0]}
     assert {first[text] for text in train["professor / nurse"]} == original
 
 
 @needs_probes
 def test_what_has_few_texts_is_drawn_twice():
-    found = texts.crossings()
+    found = texts.two_label_sets()
     names = [c.name for c in found]
-    assert len(set(names)) == len(names) == 2 * len(texts.CROSSED) - 1
-    one, other = (texts.crossing("living_x_gender", draw).tables["test"]["text"] for draw in (0, 1))
+    assert len(set(names)) == len(names) == 2 * len(texts.TWO_LABEL_SETS) - 1
+    one, other = (
+        texts.two_label_texts("living_x_gender", draw).tables["test"]["text"] for draw in (0, 1)
+    )
     assert set(one) != set(other)
 
 

@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from sae_lens_isae.saebench import installed
-from sae_lens_isae.saebench.texts import Crossing, TextSet
+from sae_lens_isae.saebench.texts import TextSet, TwoLabelTexts
 from sae_lens_isae.saebench.upstream import contained, with_model, with_texts
 from tests.saebench.conftest import needs_saebench
 
 SET = TextSet("mine", {"a": ["x"] * 20, "b": ["y"] * 20})
-CROSSED = Crossing(
+TWO_LABEL_SETS = TwoLabelTexts(
     "mine_as_bias_in_bios",
     ("p", "q"),
     ("r", "s"),
@@ -38,7 +38,7 @@ def test_saebench_finds_our_texts_and_forgets_them():
         creation.get_train_test_data,
         creation.load_dataset,
     )
-    with with_texts({SET.name: SET, CROSSED.name: CROSSED}):
+    with with_texts({SET.name: SET, TWO_LABEL_SETS.name: TWO_LABEL_SETS}):
         assert info.chosen_classes_per_dataset["mine"] == ["a", "b"]
         # the route of sparse probing, and that of TPP
         for train, test in (
@@ -47,9 +47,9 @@ def test_saebench_finds_our_texts_and_forgets_them():
         ):
             assert train == {"a": ["x"] * 4, "b": ["y"] * 4}
             assert test == {"a": ["x"] * 2, "b": ["y"] * 2}
-        assert main.COLUMN2_VALS_LOOKUP[CROSSED.name] == ("r", "s")
+        assert main.COLUMN2_VALS_LOOKUP[TWO_LABEL_SETS.name] == ("r", "s")
         train, _ = creation.get_train_test_data(
-            CROSSED.name, True, 4000, 1000, 0, CROSSED.first, CROSSED.second
+            TWO_LABEL_SETS.name, True, 4000, 1000, 0, TWO_LABEL_SETS.first, TWO_LABEL_SETS.second
         )
         assert all(text.startswith("pr") for text in train["male_professor / female_nurse"])
         with pytest.raises(ValueError, match="not supported"):

@@ -1,0 +1,176 @@
+"""`isae bench`."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from isae_cli import options
+from isae_cli.inputs import checked_device
+from isae_cli.output import say_written
+
+
+class Eval(str, Enum):
+    """What is run."""
+
+    CORE = "core"
+    SPARSE_PROBING = "sparse_probing"
+    SCR = "scr"
+    TPP = "tpp"
+    SAE_PROBES = "sae_probes"
+    CE_BENCH = "ce_bench"
+
+
+class Data(str, Enum):
+    """Where labelled text comes from."""
+
+    AUTO = "auto"
+    HUB = "hub"
+    OFFLINE = "offline"
+
+
+class Codes(str, Enum):
+    """How signed codes are taken."""
+
+    AUTO = "auto"
+    AS_IS = "as_is"
+    NON_NEGATIVE = "non_negative"
+    BOTH = "both"
+
+
+_DEFAULT_EVALS = [Eval.CORE, Eval.SPARSE_PROBING, Eval.SCR, Eval.TPP]
+
+
+class ListsOfEvals(TyperCommand):
+    """Lets `--evals` take several names, as `--evals core scr`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Repeat the option before each name."""
+        names = [name.value for name in Eval]
+        spread: list[str] = []
+        for before, arg in zip(["", *args], args, strict=False):
+            # the first name after the option may be a wrong one, which typer then says
+            follows = before in names and spread[-2:-1] == ["--evals"]
+            spread += ["--evals", arg] if follows and arg in names else [arg]
+        return super().parse_args(ctx, spread)
+
+
+def bench(
+    saes: options.SAEs,
+    evals: Annotated[
+        list[Eval] | None,
+        typer.Option(
+            help="What to run; several names may follow.",
+            show_default="core sparse_probing scr tpp",
+        ),
+    ] = None,
+    data: Annotated[
+        Data,
+        typer.Option(
+            help="hub: SAEBench's own data sets; offline: labelled text of the package sae-probes; "
+            "auto: the hub's where it answers."
+        ),
+    ] = Data.AUTO,
+    model: options.Model = None,
+    text: Annotated[
+        str | None,
+        typer.Option(
+            help="Text for core.", show_default="openwebtext, or what the SAEs were trained on"
+        ),
+    ] = None,
+    probe_data: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="For sparse_probing in place of the others: a data set of sae-probes, or a CSV "
+            "file with the columns prompt,target; may be given several times.",
+            show_default=False,
+        ),
+    ] = None,
+    stories: Annotated[
+        str | None,
+        typer.Option(
+            help="Pairs for ce_bench: .json, .jsonl or .csv with story1, story2, subject_title.",
+            show_default="the published ones, from the hub",
+        ),
+    ] = None,
+    codes: Annotated[
+        Codes,
+        typer.Option(
+            help="Signed codes: as_is, non_negative (every latent twice, once with either sign), "
+            "both, or auto: as_is for sparse_probing, scr and sae_probes, which are right about "
+            "signs, non_negative for core, tpp and ce_bench, which are not."
+        ),
+    ] = Codes.AUTO,
+    train_size: Annotated[
+        int | None,
+        typer.Option(help="Texts to train a probe on.", show_default="500, or 4000 (hub)"),
+    ] = None,
+    test_size: Annotated[
+        int | None, typer.Option(help="Texts to test it on.", show_default="200, or 1000 (hub)")
+    ] = None,
+    core_batches: Annotated[
+        int | None,
+        typer.Option(help="Batches of 2048 tokens for CE loss.", show_default="10, or 200 (hub)"),
+    ] = None,
+    autocast: options.Autocast = False,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Skip what is finished with the same SAE, data, settings."),
+    ] = False,
+    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("bench_report"),
+    device: options.Device = None,
+    seed: Annotated[int, typer.Option(help="Of SAEBench's probes and samples.")] = 42,
+    trust_remote_code: options.TrustRemoteCode = False,
+) -> None:
+    """What is an SAE good for? SAEBench's evals and CE-bench, right for signed codes.
+
+    Runs SAEBench's own code on any SAE that SAELens loads (`make bench` installs it) and writes
+    result files that SAEBench's plots read. SAEs whose names differ in the seed only are averaged,
+    with their spread. Activations are kept below --out and shared by all SAEs.
+
+    \b
+    Example:
+      isae bench topk/seed_0 topk/seed_1 isae_me/seed_0 isae_me/seed_1 \\
+        --evals core sparse_probing scr tpp --autocast
+    """
+    from sae_lens_isae.bench.run import ARTIFACTS  # noqa: PLC0415
+    from sae_lens_isae.bench.run import bench as run_bench  # noqa: PLC0415
+    from sae_lens_isae.errors import InputError  # noqa: PLC0415
+    from sae_lens_isae.files import output_folder  # noqa: PLC0415
+
+    place = checked_device(device)
+    try:
+        with output_folder(out):
+            report = run_bench(
+                saes,
+                [name.value for name in evals or _DEFAULT_EVALS],
+                out,
+                model=model,
+                data=data.value,
+                text=text,
+                probe_data=probe_data or [],
+                stories=stories,
+                codes=codes.value,
+                train_size=train_size,
+                test_size=test_size,
+                core_batches=core_batches,
+                seed=seed,
+                autocast=autocast,
+                resume=resume,
+                device=place,
+                trust_remote_code=trust_remote_code,
+            )
+            written = report.save()
+    except KeyboardInterrupt:
+        raise InputError(
+            f"stopped; finished results are in {out}: the same command with --resume goes on"
+        ) from None
+    report.show()
+    say_written(written)
+    print(f"  and a result file for each eval and SAE in {out}")
+    kept = sum(file.stat().st_size for file in (out / ARTIFACTS).rglob("*") if file.is_file())
+    print(f"activations for further SAEs: {out / ARTIFACTS}, {kept / 1e9:.1f} GB")

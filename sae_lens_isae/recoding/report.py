@@ -1,0 +1,172 @@
+"""The report of `isae recode`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+from typing_extensions import override
+
+from sae_lens_isae.files import TableFormat, json_records, write_json, write_table
+from sae_lens_isae.recoding import tables
+from sae_lens_isae.recoding.plots import lines, robustness
+from sae_lens_isae.recoding.results import SCHEMA, RecodedSAE, RecodeSettings
+from sae_lens_isae.report.glossary import RECODE
+from sae_lens_isae.report.page import Section
+from sae_lens_isae.report.report import Report
+from sae_lens_isae.report.tables import Table
+
+
+@dataclass(frozen=True, repr=False, kw_only=True)
+class RecodingReport(Report):
+    """The recoding study on one or more SAEs."""
+
+    saes: list[RecodedSAE]
+    settings: RecodeSettings
+    n_prompts: int | None = None
+    n_correct: int | None = None
+    activations: str = "tensor"
+    device: str = "cpu"
+
+    @property
+    def latents(self) -> pd.DataFrame:
+        """One row per SAE and latent that its encoder uses, see `LatentPicks`."""
+        return self._of_all_saes("latents")
+
+    @property
+    def picks(self) -> pd.DataFrame:
+        """One row per SAE, latent and method, see `LatentPicks`."""
+        return self._of_all_saes("picks")
+
+    @property
+    @override
+    def title(self) -> str:
+        return "Would another algorithm have picked the same features?"
+
+    @override
+    def summary(self) -> str:
+        said = [
+            f"{sae.name}: {tables.shared_picks(sae):.1%} of the encoder's picks are shared by OMP "
+            f"and IHT, and {tables.n_robust(sae)} of {len(sae.latents)} latents in use are robust."
+            for sae in self.saes
+        ]
+        return " ".join(said)
+
+    @override
+    def tables(self) -> list[Table]:
+        return [
+            tables.methods_table(self.saes),
+            tables.ablation_table(self.saes),
+            tables.robust_table(self.saes),
+        ]
+
+    @override
+    def notes(self) -> list[str]:
+        return [f"{sae.name}: {note}" for sae in self.saes for note in sae.notes]
+
+    @override
+    def plot(self) -> go.Figure:
+        return robustness(self.saes)
+
+    @override
+    def sections(self) -> list[Section]:
+        sections = [Section("What was coded", [self.summary(), self._about(), self.notes()])]
+        sections += [
+            Section(table.title, [table])
+            for table in tables.recode_tables(self.saes, self.settings)
+        ]
+        sections += [
+            Section(
+                "Is a code stable under noise?",
+                [
+                    "Overlap of the supports of an activation and of the same with Gaussian noise. "
+                    "A method that stays high has a solution of its own; where methods are stable "
+                    "and disagree, there are several.",
+                    lines(self.saes, "noise", "sigma", "jaccard", log=True),
+                ],
+            ),
+            Section(
+                "Do the codes determine the decoder?",
+                [
+                    "Cosine of atoms refitted to a method's codes with the SAE's own. Few samples "
+                    "leave atoms undetermined whatever the codes: compare methods, not with 1.",
+                    lines(self.saes, "decoders", "k", "cosine", log=True),
+                ],
+            ),
+        ]
+        if any(sae.ablation is not None for sae in self.saes):
+            sections.append(
+                Section(
+                    "Do the features matter to the model?",
+                    [
+                        "Share of correctly answered prompts that break without a method's largest "
+                        "features at the last position.",
+                        lines(self.saes, "ablation", "features", "breaking_rate"),
+                    ],
+                )
+            )
+        sections.append(
+            Section(
+                "Which features depend on the algorithm?",
+                [
+                    "For the latents that the encoder uses: in which share of these samples OMP "
+                    "and both IHT use them too.",
+                    self.plot(),
+                ],
+            )
+        )
+        for sae in self.saes:
+            table = tables.robust_features(sae)
+            sections.append(Section(table.title, [table]))
+        numbers = [f"{name}: {line}" for name, line in RECODE.items()]
+        return [*sections, Section("The numbers", [numbers])]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON data, without the tables of latents."""
+        saes: list[dict[str, Any]] = []
+        for sae in self.saes:
+            fields: dict[str, Any] = {}
+            for name, value in vars(sae).items():
+                if isinstance(value, pd.DataFrame):
+                    if name not in ("latents", "picks"):
+                        fields[name] = json_records(value)
+                else:
+                    fields[name] = value
+            saes.append(fields)
+        own = {**vars(self), "saes": saes, "settings": asdict(self.settings)}
+        return {"schema": SCHEMA, **own}
+
+    def save(self, folder: str | Path, table_format: TableFormat = "parquet") -> list[Path]:
+        """Write `recode.html`, `recode.json` and the two tables of latents.
+
+        Returns:
+            The files, the page first.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        page, numbers = folder / "recode.html", folder / "recode.json"
+        write_json(numbers, self.to_dict())
+        written = [
+            write_table(folder / "latents", self.latents, table_format),
+            write_table(folder / "picks", self.picks, table_format),
+        ]
+        self.to_html(page)
+        return [page, numbers, *written]
+
+    def _of_all_saes(self, name: str) -> pd.DataFrame:
+        parts = [getattr(sae, name).assign(sae=sae.name) for sae in self.saes]
+        table = pd.concat(parts, ignore_index=True)
+        return table.loc[:, ["sae", *(column for column in table.columns if column != "sae")]]
+
+    def _about(self) -> list[str]:
+        said = [f"Activations: {self.activations}."]
+        if self.n_prompts is not None:
+            said.append(f"{self.n_correct} of {self.n_prompts} prompts are answered correctly.")
+        return said + [
+            f"{sae.name}: {sae.architecture}, {sae.d_sae} latents, {sae.n_samples} samples, "
+            f"{sae.mean_k:.1f} latents per sample."
+            for sae in self.saes
+        ]

@@ -1,0 +1,233 @@
+"""Training that loses nothing: a stop between two steps, whole checkpoints, an exact resume.
+
+SAELens raises its interrupt in the middle of a step, writes the checkpoint of a single run into a
+folder that it never makes, and resumes with an empty buffer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import signal
+import threading
+import warnings
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import Any
+
+import torch
+from sae_lens import ActivationsStore, SAETrainer
+from sae_lens.constants import RUNNER_CFG_FILENAME
+from sae_lens.training.multi_sae_trainer import MultiSAETrainer
+from sae_lens.training.prefetch import PrefetchingIterator
+
+from sae_lens_isae.errors import InputError, MissingInputError, explained
+from sae_lens_isae.files import unique_folder
+from sae_lens_isae.training.activation_stream import STATE_FILENAME, MixedActivations
+
+Trainer = SAETrainer[Any, Any] | MultiSAETrainer
+
+
+class Stopped(InputError):
+    """The run was interrupted, and what it had reached is kept. The message says how to go on."""
+
+
+def fit(
+    trainer: Trainer, store: ActivationsStore, resume_from: str | Path | None, hook_name: str
+) -> Any:
+    """Run a trainer of SAELens to its end, so that nothing is lost where it does not get there.
+
+    SIGINT (Ctrl-C) and SIGTERM end the run after the present step, with a checkpoint. Checkpoints
+    get their name only when they are whole. A second signal stops at once.
+
+    Args:
+        store: That the trainer reads.
+        resume_from: A checkpoint to go on from, exactly where no prefetching is on.
+        hook_name: At which all SAEs are trained.
+
+    Returns:
+        What `trainer.fit()` returns.
+
+    Raises:
+        Stopped: A signal came.
+        InputError: The checkpoint cannot be resumed.
+    """
+    stop = _StopRequest()
+    stream = None
+    if isinstance(trainer.data_provider, PrefetchingIterator):
+        _check_before_each_step(trainer, stop.check)
+    else:
+        stream = MixedActivations(store, stop.check)
+        if isinstance(trainer, SAETrainer):
+            trainer.data_provider = stream
+        else:
+            trainer.data_provider = ({hook_name: batch} for batch in stream)
+    _keep_checkpoints_whole(trainer, stream)
+    if resume_from is not None:
+        _resume(trainer, store, stream, Path(resume_from))
+    with stop.listening():
+        try:
+            return trainer.fit()
+        except _StopRequested:
+            raise Stopped(_save(trainer)) from None
+
+
+def check_checkpoint(folder: Path, names: list[str]) -> None:
+    """Refuse a checkpoint that cannot be resumed, before anything is loaded.
+
+    Args:
+        names: Of the SAEs, whose folders lie in it; empty for a run with one.
+
+    Raises:
+        InputError: It is incomplete.
+        MissingInputError: There is none.
+    """
+    if not folder.is_dir():
+        raise MissingInputError(
+            f"there is no checkpoint {folder}; checkpoints lie in <checkpoint_path>/<id>/<tokens>"
+        )
+    for name in names or [""]:
+        of_sae = folder / name
+        missing = [
+            file
+            for file in ("trainer_state.pt", "sae_weights.safetensors", RUNNER_CFG_FILENAME)
+            if not ((folder if file == RUNNER_CFG_FILENAME else of_sae) / file).is_file()
+        ]
+        if missing:
+            raise InputError(
+                f"{of_sae} is no checkpoint of this run: {', '.join(missing)} is missing; name the "
+                "folder of a checkpoint (--resume_from_checkpoint), written by a run with the same "
+                "number of seeds"
+            )
+
+
+class _StopRequested(BaseException):
+    """Between two steps."""
+
+
+class _StopRequest:
+    def __init__(self) -> None:
+        self._came = False
+
+    def check(self) -> None:
+        """Stop the run here if a signal came."""
+        if self._came:
+            raise _StopRequested
+
+    @contextlib.contextmanager
+    def listening(self) -> Generator[None]:
+        """Take signals as a request; only a process's first thread can."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        kinds = (signal.SIGINT, signal.SIGTERM)
+        before = {kind: signal.getsignal(kind) for kind in kinds}
+
+        def note(*_: object) -> None:
+            if self._came:
+                raise KeyboardInterrupt
+            self._came = True
+
+        for kind in kinds:
+            signal.signal(kind, note)
+        try:
+            yield
+        finally:
+            for kind, handler in before.items():
+                signal.signal(kind, handler)
+
+
+def _check_before_each_step(trainer: Trainer, check: Callable[[], None]) -> None:
+    first = trainer if isinstance(trainer, SAETrainer) else next(iter(trainer.trainers.values()))
+    step = first.step
+
+    def checked(batch: torch.Tensor) -> Any:
+        check()
+        return step(batch)
+
+    first.step = checked
+
+
+def _keep_checkpoints_whole(trainer: Trainer, stream: MixedActivations | None) -> None:
+    """Write checkpoints under another name first, with the state of the activations in them."""
+    save, save_more = trainer.save_checkpoint, trainer.save_checkpoint_fn
+
+    def save_stream(checkpoint_path: Path | None) -> None:
+        if save_more is not None:
+            save_more(checkpoint_path=checkpoint_path)
+        if checkpoint_path is not None and stream is not None:
+            stream.save(checkpoint_path)
+
+    def save_whole(checkpoint_name: str, *args: Any, **kwargs: Any) -> None:
+        path = trainer.cfg.checkpoint_path
+        if path is None:
+            save(checkpoint_name, *args, **kwargs)
+            return
+        scratch = unique_folder(Path(path))
+        trainer.cfg.checkpoint_path = str(scratch)
+        try:
+            save(checkpoint_name, *args, **kwargs)
+            final = Path(path) / checkpoint_name
+            shutil.rmtree(final, ignore_errors=True)
+            (scratch / checkpoint_name).rename(final)
+        finally:
+            trainer.cfg.checkpoint_path = path
+            shutil.rmtree(scratch, ignore_errors=True)
+
+    trainer.save_checkpoint_fn = save_stream
+    trainer.save_checkpoint = save_whole
+
+
+def _resume(
+    trainer: Trainer, store: ActivationsStore, stream: MixedActivations | None, folder: Path
+) -> None:
+    with explained(
+        folder,
+        "cannot be resumed",
+        "use the settings of the run that wrote it, or an earlier checkpoint",
+    ):
+        if isinstance(trainer, SAETrainer):
+            trainer.load_trainer_state(folder)
+            trainer.sae.load_weights_from_checkpoint(folder)
+        else:
+            trainer.load_checkpoint(folder)
+    for each in [trainer] if isinstance(trainer, SAETrainer) else [*trainer.trainers.values()]:
+        # SAELens writes checkpoints before it counts the step, and saves those anew that a run
+        # has passed
+        each.n_training_steps = each.n_training_samples // each.cfg.train_batch_size_samples
+    trainer.n_training_steps = trainer.n_training_samples // trainer.cfg.train_batch_size_samples
+    trainer.checkpoint_thresholds = [
+        threshold
+        for threshold in trainer.checkpoint_thresholds
+        if threshold >= trainer.n_training_samples
+    ]
+    if stream is not None and (folder / STATE_FILENAME).is_file():
+        stream.load(folder)
+        return
+    provider = trainer.data_provider
+    prefetches = isinstance(provider, PrefetchingIterator)
+    with provider.paused() if prefetches else contextlib.nullcontext():
+        store.load_from_checkpoint(folder)
+    reason = "activations are prefetched" if stream is None else f"it has no {STATE_FILENAME}"
+    warnings.warn(
+        f"{folder} is not resumed exactly, since {reason}: the text goes on near "
+        f"{store.n_dataset_processed} texts, and the buffer is filled anew",
+        stacklevel=3,
+    )
+
+
+def _save(trainer: Trainer) -> str:
+    n_tokens = trainer.n_training_samples
+    path = trainer.cfg.checkpoint_path
+    if path is None:
+        return (
+            f"stopped after {n_tokens} tokens; nothing was saved, because checkpoint_path is empty"
+        )
+    if not n_tokens:
+        return "stopped before the first step; there was nothing to save"
+    trainer.save_checkpoint(checkpoint_name=str(n_tokens))
+    folder = Path(path) / str(n_tokens)
+    return (
+        f"stopped after {n_tokens} tokens, with a checkpoint in {folder}; go on with the same "
+        f"command and --resume_from_checkpoint {folder}"
+    )

@@ -1,0 +1,149 @@
+"""A runner config of SAELens from a YAML file and command-line flags."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import re
+import textwrap
+from collections.abc import Sequence
+from dataclasses import fields
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import yaml
+from sae_lens import LanguageModelSAERunnerConfig, LoggingConfig, TrainingSAEConfig
+from sae_lens.registry import SAE_TRAINING_CLASS_REGISTRY, get_sae_training_class
+from simple_parsing.docstring import get_attribute_docstring
+
+from sae_lens_isae._private import parse_runner_config
+from sae_lens_isae.architectures.isae_config import ISAETrainingSAEConfig
+from sae_lens_isae.architectures.isae_me import ISAEMETrainingSAEConfig
+from sae_lens_isae.errors import InputError, MissingInputError, explained
+from sae_lens_isae.losses import LossTermsConfig
+
+_WIDTH = 80
+_INDENT = 6 * " "
+
+
+def load_runner_config(
+    config: Path | None, args: Sequence[str]
+) -> LanguageModelSAERunnerConfig[Any]:
+    """A SAELens runner config from a YAML file and command-line flags; flags win.
+
+    The file has the fields of `LanguageModelSAERunnerConfig` with a `sae:` mapping (its
+    `architecture` picks the class) and optionally a `logger:` mapping.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file has an unknown field, or no architecture.
+    """
+    if config is not None and not config.is_file():
+        raise MissingInputError(f"there is no config file {config}")
+    # SAELens' own default is to send every run to Weights & Biases
+    flags = ["--log_to_wandb", "False", *(_yaml_to_flags(config) if config else []), *args]
+    subject = f"{config} with these flags" if config else "the command line"
+    advice = "`isae train --help` lists every flag"
+    usage = io.StringIO()
+    try:
+        with (
+            explained(subject, "is refused by SAELens", advice),
+            contextlib.redirect_stderr(usage),
+        ):
+            return parse_runner_config(flags)
+    except SystemExit as stop:
+        # some mistakes end the parser at once, with the usage of every flag before the reason
+        if stop.code in (0, None):
+            raise
+        said = usage.getvalue().strip().rpartition("error: ")[2]
+        near = _nearest_flags(said)
+        raise InputError(f"{subject} is refused by SAELens: {said}; {near or advice}") from None
+
+
+def help_of_fields() -> str:
+    """The fields that this package adds to SAELens' configs, by what they belong to."""
+    others = [n for n in SAE_TRAINING_CLASS_REGISTRY if n.startswith("regularized_")]
+    groups: dict[str, tuple[type, type | None]] = {
+        "Recipe (--architecture isae, isae_me)": (ISAETrainingSAEConfig, LossTermsConfig),
+        "Multistep encoder (--architecture isae_me)": (
+            ISAEMETrainingSAEConfig,
+            ISAETrainingSAEConfig,
+        ),
+        f"Loss terms (--architecture isae, isae_me, {', '.join(others)})": (
+            LossTermsConfig,
+            TrainingSAEConfig,
+        ),
+    }
+    lines: list[str] = []
+    for title, (cls, without) in groups.items():
+        inherited = {f.name for f in fields(without)} if without is not None else set[str]()
+        lines += ["", *textwrap.wrap(f"{title}:", _WIDTH, subsequent_indent="  ")]
+        for field in fields(cls):
+            said = get_attribute_docstring(cls, field.name).docstring_below
+            if field.name not in inherited and said:
+                lines.append(f"  --{field.name} (default: {field.default})")
+                lines += textwrap.wrap(
+                    " ".join(said.split()),
+                    _WIDTH,
+                    initial_indent=_INDENT,
+                    subsequent_indent=_INDENT,
+                )
+    return "\n".join([*lines, "", "The flags of SAELens:", ""])
+
+
+def _nearest_flags(said: str) -> str:
+    """What the flags that SAELens does not know may have meant."""
+    known = {f.name for cls in (LanguageModelSAERunnerConfig, LoggingConfig) for f in fields(cls)}
+    known |= {f.name for _, cls in SAE_TRAINING_CLASS_REGISTRY.values() for f in fields(cls)}
+    known |= {"architecture", "config", "seeds", "eval_batches", "keep_activations"}
+    hints: list[str] = []
+    for flag in re.findall(r"--([\w.-]+)", said.rpartition("unrecognized arguments")[2]):
+        near = get_close_matches(flag.replace("-", "_"), sorted(known), n=1)
+        hints += [f"did you mean --{name}?" for name in near]
+    return " ".join(hints)
+
+
+def _yaml_to_flags(path: Path) -> list[str]:
+    with explained(path, "is not a YAML file"):
+        settings: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+    sae = settings.get("sae") if isinstance(settings, dict) else None
+    if not isinstance(sae, dict) or "architecture" not in sae:
+        raise InputError(f"{path}: needs a mapping `sae:` with an `architecture`")
+    if not isinstance(settings.get("logger") or {}, dict):
+        raise InputError(f"{path}: `logger:` must be a mapping, got {settings['logger']!r}")
+    if str(sae["architecture"]) not in SAE_TRAINING_CLASS_REGISTRY:
+        raise InputError(
+            f"{path}: unknown architecture {sae['architecture']!r}, expected one of "
+            f"{sorted(SAE_TRAINING_CLASS_REGISTRY)}"
+        )
+    top = {k: v for k, v in settings.items() if k not in ("sae", "logger")}
+    runner_fields = {f.name for f in fields(LanguageModelSAERunnerConfig)} - {"sae", "logger"}
+    sae_class = get_sae_training_class(sae["architecture"])[1]
+    flags: list[str] = []
+    for prefix, values, known in (
+        ("", top, runner_fields),
+        ("sae.", sae, {f.name for f in fields(sae_class)} | {"architecture"}),
+        ("logger.", settings.get("logger") or {}, {f.name for f in fields(LoggingConfig)}),
+    ):
+        for name, value in values.items():
+            if name not in known:
+                near = get_close_matches(str(name), known, n=1)
+                hint = f"; did you mean {prefix}{near[0]}?" if near else ""
+                raise InputError(f"{path}: unknown field {prefix}{name}{hint}")
+            if isinstance(value, list) and any(isinstance(v, dict | list) for v in value):
+                raise InputError(f"{path}: {prefix}{name} is a list of lists or mappings")
+            # SAELens' parser prefixes the SAE's fields only where the runner has the same name
+            clash = prefix == "sae." and name in runner_fields
+            flags += _flag(f"sae.{name}" if clash else name, value)
+    return flags
+
+
+def _flag(name: str, value: object) -> list[str]:
+    if value is None:
+        # an optional flag without value is how the parser spells None
+        return [f"--{name}"]
+    if isinstance(value, list):
+        return [f"--{name}", *map(str, value)]
+    return [f"--{name}", json.dumps(value) if isinstance(value, dict) else str(value)]
