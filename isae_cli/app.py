@@ -94,10 +94,10 @@ def _usage(error: TyperException) -> str:
     context: Any = getattr(error, "ctx", None)
     command = "isae" if context is None else context.command_path
     said = error.format_message().rstrip(".").replace("Value error, ", "")
-    near: list[str] = list(getattr(error, "possibilities", None) or [])
-    wrong = getattr(error, "option_name", "")
-    if wrong and not near and context is not None:
-        known = [name for option in context.command.params for name in option.opts]
-        near = get_close_matches(wrong, known, n=1)
-    hint = f"; did you mean {near[0]}?" if near else f"; `{command} --help` lists what there is"
-    return f"{said[0].lower()}{said[1:]}{hint}"
+    said = said.partition(" (Possible options")[0]
+    if "Did you mean" in said:
+        return said[0].lower() + said[1:]
+    known = [] if context is None else [o for p in context.command.params for o in p.opts]
+    near = get_close_matches(getattr(error, "option_name", ""), known, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"`{command} --help` lists what there is"
+    return f"{said[0].lower()}{said[1:]}; {hint}"

@@ -21,12 +21,14 @@ def audit(
     force: options.Force = False,
     trust_remote_code: options.TrustRemoteCode = False,
 ) -> None:
-    """Which assumptions of the identifiability theory does an SAE meet on real activations?
+    """Which assumptions of the identifiability theory does an SAE meet on real
+    activations?
 
-    Measures every quantity of Theorem 3.6 of 'Toward Identifiable Sparse Autoencoders', says which
-    assumption fails and whether the theorem's bounds mean anything; the coherence and
-    self-consistency bounds; and the health of the dictionary. Several SAEs are also judged
-    together, as the theorem speaks of two.
+    Measures every quantity of Theorem 3.6 of 'Toward Identifiable Sparse
+    Autoencoders', says which assumption fails and whether the theorem's bounds
+    mean anything; the coherence and self-consistency bounds; and the health of
+    the dictionary. Several SAEs are also judged together, as the theorem speaks
+    of two.
 
     \b
     Example:

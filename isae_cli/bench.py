@@ -126,11 +126,13 @@ def bench(
     seed: Annotated[int, typer.Option(help="Of SAEBench's probes and samples.")] = 42,
     trust_remote_code: options.TrustRemoteCode = False,
 ) -> None:
-    """What is an SAE good for? SAEBench's evals and CE-bench, right for signed codes.
+    """What is an SAE good for? SAEBench's evals and CE-bench, right for signed
+    codes.
 
-    Runs SAEBench's own code on any SAE that SAELens loads (`make bench` installs it) and writes
-    result files that SAEBench's plots read. SAEs whose names differ in the seed only are averaged,
-    with their spread. Activations are kept below --out and shared by all SAEs.
+    Runs SAEBench's own code on any SAE that SAELens loads (`make bench`
+    installs it) and writes result files that SAEBench's plots read. SAEs whose
+    names differ in the seed only are averaged, with their spread. Activations
+    are kept below --out and shared by all SAEs.
 
     \b
     Example:

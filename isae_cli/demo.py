@@ -17,10 +17,12 @@ def demo(
     seeds: Annotated[int, typer.Option(help="Seeds per variant.")] = 2,
     out: Annotated[Path, typer.Option(help="Folder for SAEs, table and page.")] = Path("demo"),
 ) -> None:
-    """Compare TopK, AbsTopK, iSAE and iSAE-ME across seeds, in minutes on two cores.
+    """Compare TopK, AbsTopK, iSAE and iSAE-ME across seeds, in minutes on two
+    cores.
 
-    Trains the paper's four variants on synthetic data (or on SmolLM2 with --real), prints the
-    columns of the paper's Table 1 and writes a page with plots. Nothing is downloaded.
+    Trains the paper's four variants on synthetic data (or on SmolLM2 with
+    --real), prints the columns of the paper's Table 1 and writes a page with
+    plots. Nothing is downloaded.
     """
     from sae_lens_isae.demo import run_demo, run_real_demo  # noqa: PLC0415
 

@@ -23,8 +23,8 @@ Activations = Annotated[
     str | None,
     typer.Option(
         help="At the SAEs' hook: a .safetensors or .npy file [..., d_in], a folder of SAELens' "
-        "CacheActivationsRunner, or synthetic:iid,num_features=256,hidden_dim=96,k=5. Without it "
-        "the model runs.",
+        "CacheActivationsRunner, or synthetic:NAME,k=5,... (a generator). Without it the model "
+        "runs.",
         show_default=False,
     ),
 ]

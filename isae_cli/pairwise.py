@@ -39,11 +39,12 @@ def pairwise(
 ) -> None:
     """Would another training run have found the same features and the same codes?
 
-    Compares all pairs of two or more SAEs, of any architecture that SAELens loads. Prints DCS, the
-    mean |cosine| of matched atoms (1 is best); MCC, the same with signs; IoU, the overlap of the
-    active latents (1 is best); l2, the distance of the codes over their norm (0 is best), with the
-    SAEs' encoders and with an oracle encoder on their dictionaries. Writes a page with plots, JSON,
-    and tables that say of every latent in which other SAEs it was found.
+    Compares all pairs of two or more SAEs, of any architecture that SAELens
+    loads. Prints DCS, the mean |cosine| of matched atoms (1 is best); MCC, the
+    same with signs; IoU, the overlap of the active latents (1 is best); l2, the
+    distance of the codes over their norm (0 is best), with the SAEs' encoders
+    and with an oracle encoder on their dictionaries. Writes a page with plots,
+    JSON, and tables that say of every latent in which other SAEs it was found.
 
     \b
     Example:

@@ -7,7 +7,6 @@ draw bars too.
 from __future__ import annotations
 
 import os
-import time
 from typing import Any
 
 _LEAST_SECONDS = 2
@@ -25,38 +24,24 @@ def lines_instead_of_bars() -> None:
     """Print a line for each tenth of a bar. To be called before anything else imports tqdm."""
     import tqdm.auto  # noqa: PLC0415
 
-    class Lines(tqdm.std.tqdm[Any]):
-        """A bar that prints a line whenever another tenth is done."""
+    changed = {"display": _display, "close": _close}
+    tqdm.auto.tqdm = type("tqdm", (tqdm.std.tqdm,), changed)
 
-        _tenths = 0
-        _started = 0.0
 
-        def display(self, msg: str | None = None, pos: int | None = None) -> None:
-            """Called whenever a bar would be drawn."""
-            del msg, pos
-            now = time.monotonic()
-            self._started = self._started or now
-            tenths = (
-                int(10 * self.n / self.total)
-                if self.total
-                else int((now - self._started) / _SECONDS)
-            )
-            if tenths > self._tenths and now - self._started >= _LEAST_SECONDS:
-                self._tenths = tenths
-                print(self._line(), file=self.fp, flush=True)
+def _display(bar: Any, *_: Any, **__: Any) -> None:
+    """Whenever a bar would be drawn: print a line if another tenth is done."""
+    seconds = bar.format_dict["elapsed"]
+    done = int(10 * bar.n / bar.total) if bar.total else int(seconds / _SECONDS)
+    if done > getattr(bar, "_printed", 0) and seconds >= _LEAST_SECONDS:
+        bar._printed = done
+        unit = "steps" if bar.unit == "it" else f"{bar.unit.strip()}s"
+        count = f"{int(bar.n):,}"
+        if bar.total:
+            count = f"{bar.n / bar.total:.0%}, {count} of {int(bar.total):,}"
+        text = f"{bar.desc.removesuffix(': ')}: {count} {unit}, {bar.format_interval(seconds)}"
+        print(text, file=bar.fp, flush=True)
 
-        def _line(self) -> str:
-            unit = "steps" if self.unit == "it" else f"{self.unit.strip()}s"
-            done = f"{int(self.n):,}"
-            if self.total:
-                done = f"{self.n / self.total:.0%}, {done} of {int(self.total):,}"
-            elapsed = self.format_interval(time.monotonic() - self._started)
-            # SAELens writes the losses into the description
-            return f"{self.desc.removesuffix(': ')}: {done} {unit}, {elapsed}"
 
-        def close(self) -> None:
-            """Print nothing more: what came of it is the command's to say."""
-            self.leave = False
-            self.disable = True
-
-    tqdm.auto.tqdm = Lines
+def _close(bar: Any) -> None:
+    """Print nothing more: what came of it is the command's to say."""
+    bar.disable = True

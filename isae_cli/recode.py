@@ -63,13 +63,16 @@ def recode(
 ) -> None:
     """Would another sparse coding algorithm have picked the same features?
 
-    The study of 'Which Sparse Code?' on trained SAEs: the same activations on the same dictionary,
-    coded by the SAE's encoder, orthogonal matching pursuit (OMP), iterative hard thresholding (IHT)
-    and gradient descent with an l1 penalty (GD-sparse), each with the encoder's number of latents.
-    Agreement of the codes, stability under noise, refitted decoders, ablation in the running model,
-    and tables that say of every latent which algorithms pick it where the encoder does.
+    The study of 'Which Sparse Code?' on trained SAEs: the same activations on
+    the same dictionary, coded by the SAE's encoder, orthogonal matching pursuit
+    (OMP), iterative hard thresholding (IHT) and gradient descent with an l1
+    penalty (GD-sparse), each with the encoder's number of latents. Agreement of
+    the codes, stability under noise, refitted decoders, ablation in the running
+    model, and tables that say of every latent which algorithms pick it where
+    the encoder does.
 
-    What is finished lies in a folder below --out: the same command goes on where it was stopped.
+    What is finished lies in a folder below --out: the same command goes on
+    where it was stopped.
 
     \b
     Examples:

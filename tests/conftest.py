@@ -23,8 +23,8 @@ from sae_lens.config import SAETrainerConfig
 from sae_lens.registry import get_sae_training_class
 
 import sae_lens_isae
+from isae_cli.app import main
 from sae_lens_isae.architectures.isae import ISAETrainingSAEConfig
-from sae_lens_isae.cli import main
 
 torch.set_num_threads(2)
 
@@ -193,6 +193,13 @@ def isae(*args: object, cwd: Path, **env: str) -> subprocess.CompletedProcess[st
     )
 
 
+def run_isae(*arguments: object) -> None:
+    """A command that succeeds, in this process."""
+    with pytest.raises(SystemExit) as stop:
+        main([str(argument) for argument in arguments])
+    assert stop.value.code == 0
+
+
 def complaint(
     arguments: Sequence[object],
     folder: Path,
@@ -201,10 +208,9 @@ def complaint(
 ) -> str:
     """What the command says of bad input; in this process, for starting one takes seconds."""
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(sys, "argv", ["isae", *map(str, arguments)])
     with pytest.raises(SystemExit) as stop:
-        main()
-    assert stop.value.code == 1
+        main([str(argument) for argument in arguments])
+    assert stop.value.code in (1, 2)
     said = capsys.readouterr().err
     assert "Traceback" not in said
     return said

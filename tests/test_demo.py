@@ -10,14 +10,14 @@ from safetensors.torch import load_file
 
 from sae_lens_isae.demo import SyntheticDemo, run_demo
 from sae_lens_isae.identifiability import pairwise_identifiability
-from sae_lens_isae.identifiability.table import table_row
-from sae_lens_isae.report.tables import TABLE1_HEADERS
+from sae_lens_isae.identifiability.table1 import TABLE1_HEADERS
 
 TINY = SyntheticDemo(d_in=12, n_concepts=24, k=2, batch_size=64, n_steps=40)
 
 
 def test_table_page_and_checkpoints(tmp_path):
-    rows = run_demo(tmp_path, n_seeds=2, settings=TINY)
+    report = run_demo(tmp_path, n_seeds=2, settings=TINY)
+    rows = report.rows
     assert [row.variant for row in rows] == ["TopK", "AbsTopK", "iSAE", "iSAE-ME"]
     assert json.loads((tmp_path / "table.json").read_text())["rows"] == [r.to_dict() for r in rows]
     page = (tmp_path / "index.html").read_text()
@@ -29,7 +29,7 @@ def test_table_page_and_checkpoints(tmp_path):
     activations = load_file(tmp_path / "activations.safetensors")["activations"]
     for row in rows:
         saes = [SAE.load_from_disk(tmp_path / row.variant / f"seed_{seed}") for seed in (0, 1)]
-        again = table_row(row.variant, pairwise_identifiability(saes, activations)).to_dict()
+        again = pairwise_identifiability(saes, activations).table1_row(row.variant).to_dict()
         for column, value in row.to_dict().items():
             expected = value if isinstance(value, str) else pytest.approx(value, rel=1e-3)
             assert again[column] == expected, column
@@ -48,7 +48,7 @@ def test_one_seed_has_no_pairs(tmp_path):
 @pytest.mark.slow
 def test_the_papers_order_comes_out(tmp_path):
     """Signs help the dictionary, the multistep encoder the codes (paper 1, Table 1)."""
-    topk, abstopk, isae, isae_me = run_demo(tmp_path)
+    topk, abstopk, isae, isae_me = run_demo(tmp_path).rows
     assert topk.mse > 2 * abstopk.mse
     assert topk.dcs < 0.9
     assert min(abstopk.dcs, isae.dcs, isae_me.dcs) > 0.99

@@ -1,7 +1,7 @@
 """The settings of iSAE: `activation` and `arip_weight` tell the variants of the paper apart."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from sae_lens import AbsTopKSAEConfig, SAEConfig, TopKSAEConfig, TopKTrainingSAEConfig
 from typing_extensions import override
@@ -10,19 +10,16 @@ from sae_lens_isae.errors import InputError
 from sae_lens_isae.losses import LossTermsConfig, check_weight
 
 Activation = Literal["abstopk", "topk"]
-
-_ACTIVATIONS = ("abstopk", "topk")
-_NORMALIZATIONS = (
-    "none",
-    "expected_average_only_in",
-    "covariance_whitening",
-    "constant_norm_rescale",
-)
+Normalization = Literal[
+    "none", "expected_average_only_in", "covariance_whitening", "constant_norm_rescale"
+]
 
 
 def _check_activation(activation: str) -> None:
-    if activation not in _ACTIVATIONS:
-        raise InputError(f"activation must be one of {sorted(_ACTIVATIONS)}, got {activation!r}")
+    if activation not in get_args(Activation):
+        raise InputError(
+            f"activation must be one of {sorted(get_args(Activation))}, got {activation!r}"
+        )
 
 
 @dataclass
@@ -72,9 +69,7 @@ class ISAETrainingSAEConfig(TopKTrainingSAEConfig, LossTermsConfig):
     `foreach` or `fused` was set by hand. The update is the same up to rounding."""
     decoder_init_norm: float | None = 1.0
     """Norm of the atoms at the start; the recipe keeps them at 1 and accepts nothing else."""
-    normalize_activations: Literal[  # pyright: ignore[reportIncompatibleVariableOverride]
-        "none", "expected_average_only_in", "covariance_whitening", "constant_norm_rescale"
-    ] = "none"
+    normalize_activations: Normalization = "none"  # pyright: ignore[reportIncompatibleVariableOverride]
     """'none', 'expected_average_only_in' and 'covariance_whitening' export a stateless SAE;
     'constant_norm_rescale' is the paper's exact placement, with the limits of SAELens' run-time
     normalisation. Whitening (SAELens' own, folded in at the end) keeps latents from settling on
@@ -95,9 +90,9 @@ class ISAETrainingSAEConfig(TopKTrainingSAEConfig, LossTermsConfig):
             raise InputError(f"resample_until must be >= 0, got {self.resample_until}")
         if self.resample_every < 1:
             raise InputError(f"resample_every must be >= 1, got {self.resample_every}")
-        if self.normalize_activations not in _NORMALIZATIONS:
+        if self.normalize_activations not in get_args(Normalization):
             raise InputError(
-                f"normalize_activations must be one of {list(_NORMALIZATIONS)}, got "
+                f"normalize_activations must be one of {list(get_args(Normalization))}, got "
                 f"{self.normalize_activations!r}: the recipe's loss is on unit-norm inputs"
             )
         for name, required in _FIXED_BY_RECIPE.items():

@@ -58,6 +58,8 @@ def named_saes(saes: AnySAEs, device: str = "cpu") -> dict[str, SAE[Any]]:
             raise InputError(f"an SAE or the name of one was expected, got {type(sae).__name__}")
     if isinstance(given, Mapping):
         names = [str(name) for name in given]
+    elif isinstance(saes, SAE):
+        names = ["SAE"]
     else:
         said = [str(i) if isinstance(sae, SAE) else str(sae) for i, sae in enumerate(values)]
         names = labels(said)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import yaml
 from sae_lens import LanguageModelSAERunnerConfig, LoggingConfig, TrainingSAEConfig
@@ -64,33 +64,35 @@ def load_runner_config(
 
 def help_of_fields() -> str:
     """The fields that this package adds to SAELens' configs, by what they belong to."""
-    others = [n for n in SAE_TRAINING_CLASS_REGISTRY if n.startswith("regularized_")]
-    groups: dict[str, tuple[type, type | None]] = {
-        "Recipe (--architecture isae, isae_me)": (ISAETrainingSAEConfig, LossTermsConfig),
-        "Multistep encoder (--architecture isae_me)": (
-            ISAEMETrainingSAEConfig,
-            ISAETrainingSAEConfig,
-        ),
-        f"Loss terms (--architecture isae, isae_me, {', '.join(others)})": (
-            LossTermsConfig,
-            TrainingSAEConfig,
-        ),
+    others = ", ".join(n for n in SAE_TRAINING_CLASS_REGISTRY if n.startswith("regularized_"))
+    groups: dict[str, tuple[type[TrainingSAEConfig], ...]] = {
+        "Recipe (--architecture isae, isae_me)": (ISAETrainingSAEConfig,),
+        "Multistep encoder (--architecture isae_me)": (ISAEMETrainingSAEConfig,),
+        f"Loss terms (--architecture isae, isae_me, {others})": LossTermsConfig.__bases__,
     }
     lines: list[str] = []
-    for title, (cls, without) in groups.items():
-        inherited = {f.name for f in fields(without)} if without is not None else set[str]()
+    for title, classes in groups.items():
         lines += ["", *textwrap.wrap(f"{title}:", _WIDTH, subsequent_indent="  ")]
-        for field in fields(cls):
-            said = get_attribute_docstring(cls, field.name).docstring_below
-            if field.name not in inherited and said:
-                lines.append(f"  --{field.name} (default: {field.default})")
-                lines += textwrap.wrap(
-                    " ".join(said.split()),
-                    _WIDTH,
-                    initial_indent=_INDENT,
-                    subsequent_indent=_INDENT,
-                )
+        for cls in classes:
+            hints = get_type_hints(cls)
+            for name in cls.__annotations__:
+                lines += _help_of_field(cls, name, get_args(hints[name]))
     return "\n".join([*lines, "", "The flags of SAELens:", ""])
+
+
+def _help_of_field(
+    cls: type[TrainingSAEConfig], name: str, choices: tuple[object, ...]
+) -> list[str]:
+    named = [str(choice) for choice in choices if isinstance(choice, str)]
+    values = f" {'|'.join(named)}" if named else ""
+    default = next(field.default for field in fields(cls) if field.name == name)
+    said = " ".join(get_attribute_docstring(cls, name).docstring_below.split())
+    text = textwrap.fill(said, _WIDTH - len(_INDENT))
+    flag = f"--{name}{values} (default: {default})"
+    return [
+        *textwrap.wrap(flag, _WIDTH, initial_indent="  ", subsequent_indent=_INDENT),
+        textwrap.indent(text, _INDENT),
+    ]
 
 
 def _nearest_flags(said: str) -> str:

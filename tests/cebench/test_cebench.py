@@ -141,8 +141,7 @@ def test_scores_do_not_depend_on_the_saes_beside(tiny_model, tmp_path, order):
     """SAEs that read stories with and without a token in front have activations of their own; so
     have those in float64, and those whose names differ by a slash."""
     pytest.importorskip("sae_bench")
-    from sae_lens_isae.bench import BenchInputs
-    from sae_lens_isae.measuring import run_bench
+    from sae_lens_isae import bench
 
     names = []
     for name, prepend_bos in (("a_b", True), ("a/b", False), ("double", True)):
@@ -161,7 +160,7 @@ def test_scores_do_not_depend_on_the_saes_beside(tiny_model, tmp_path, order):
     names = names if order == "as given" else names[::-1]
 
     def scores(saes, out):
-        found = run_bench(BenchInputs(saes, stories=str(STORIES)), ["ce_bench"], tmp_path / out)
+        found = bench(saes, ["ce_bench"], tmp_path / out, stories=str(STORIES)).results
         assert len({result.path for result in found}) == len(saes)
         return [result.metrics for result in found]
 

@@ -11,9 +11,8 @@ import torch
 from sae_lens_isae import pairwise_identifiability
 from sae_lens_isae.identifiability.code_agreement import CodeComparison
 from sae_lens_isae.identifiability.matching import DictionaryMatch
-from sae_lens_isae.report.tables import pair_notes
 from tests.conftest import D_IN
-from tests.identifiability.test_linear_model import stock_sae
+from tests.inputs.test_linear_sae import stock_sae
 
 K, D_SAE = 8, 40
 
@@ -61,4 +60,4 @@ def test_all_zero_activations_are_left_out():
     assert found.saes[0].mse == pytest.approx(expected.saes[0].mse, rel=1e-5)
     assert found.pairs[0].sae.iou.value == pytest.approx(expected.pairs[0].sae.iou.value)
     assert found.pairs[0].oracle.n_samples == 100
-    assert "900 all-zero activations are left out." in pair_notes(found)
+    assert "900 all-zero activations are left out." in found.notes()

@@ -19,7 +19,7 @@ from sae_lens import (
 )
 
 from sae_lens_isae.identifiability import pairwise_identifiability
-from tests.identifiability.test_linear_model import ARCHITECTURES, stock_sae
+from tests.inputs.test_linear_sae import ARCHITECTURES, stock_sae
 
 D_IN, D_SAE, K = 6, 14, 3
 
@@ -210,20 +210,26 @@ def test_all_pairs_of_several_saes_and_where_each_latent_was_found():
     codes = base.encode(x)
     firing = (codes != 0).float().mean(0).tolist()
     assert of_a["firing_rate"].tolist() == pytest.approx(firing)
-    assert of_a["cosine_copy"].tolist() == pytest.approx([1.0] * D_SAE, abs=1e-5)
+    partners = report.partners.set_index(["sae", "other", "latent"])
+    assert len(partners) == 3 * 2 * D_SAE
+    assert str(partners["partner"].dtype) == str(partners["sign"].dtype) == "Int64"
+    in_copy, in_other = partners.loc["a", "copy"], partners.loc["a", "other"]
+    assert in_copy["cosine"].tolist() == pytest.approx([1.0] * D_SAE, abs=1e-5)
     active = of_a["firing_rate"] > 0
-    assert of_a["code_iou_copy"][active].tolist() == pytest.approx([1.0] * active.sum())
-    assert of_a["code_cosine_copy"][active].tolist() == pytest.approx([1.0] * active.sum())
-    assert of_a["code_iou_copy"][~active].isna().all()
-    assert (of_a["n_found"] == 1 + (of_a["cosine_other"] >= 0.9)).all()
-    # the match and its sign say which latent of the copy it is
-    order = of_a["match_copy"].astype(int).tolist()
-    aligned = saes["copy"].encode(x)[:, order] * torch.tensor(of_a["sign_copy"].tolist())
+    assert in_copy["code_iou"][active].tolist() == pytest.approx([1.0] * active.sum())
+    assert in_copy["code_cosine"][active].tolist() == pytest.approx([1.0] * active.sum())
+    assert in_copy["code_iou"][~active].isna().all()
+    assert (of_a["n_found"] == 1 + (in_other["cosine"] >= 0.9)).all()
+    both = (in_copy["cosine"] + in_other["cosine"]) / 2
+    assert of_a["mean_cosine"].tolist() == pytest.approx(both.tolist())
+    # the partner and its sign say which latent of the copy it is
+    order = in_copy["partner"].tolist()
+    aligned = saes["copy"].encode(x)[:, order] * torch.tensor(in_copy["sign"].tolist())
     scale = base.W_dec.norm(dim=-1)
     torch.testing.assert_close(aligned * scale, codes * scale, atol=1e-4, rtol=1e-4)
     # each side sees the same pair
-    of_copy = latents[latents["sae"] == "copy"].set_index("latent")
-    assert [int(of_copy["match_a"][j]) for j in order] == list(range(D_SAE))
+    back = partners.loc["copy", "a"]["partner"]
+    assert [back[j] for j in order] == list(range(D_SAE))
 
 
 def test_saes_that_normalise_differently_are_compared_in_the_original_space():

@@ -13,7 +13,7 @@ from sae_lens_isae import (
     RegularizedStandardTrainingSAEConfig,
     RegularizedTopKTrainingSAEConfig,
 )
-from sae_lens_isae.losses.self_consistency import SelfConsistency
+from sae_lens_isae.losses.self_consistency import SelfConsistencyLoss
 from tests.architectures.test_recipe import step_input
 from tests.conftest import D_IN, D_SAE, VARIANTS, Activations, K, isae_config, make_sae, train_sae
 
@@ -148,10 +148,10 @@ def test_the_recipe_measures_on_unit_norm_inputs():
 
 
 def test_warm_up_is_delayed_and_linear():
-    term = SelfConsistency(weight=2.0, start=600, end=1200, in_support=True)
+    term = SelfConsistencyLoss(weight=2.0, start=600, end=1200, in_support=True)
     steps = (0, 600, 750, 900, 1200, 5000)
     assert [term.weight_at(s) for s in steps] == [0, 0, 0.5, 1.0, 2.0, 2.0]
-    at_once = SelfConsistency(weight=2.0, start=600, end=600, in_support=True)
+    at_once = SelfConsistencyLoss(weight=2.0, start=600, end=600, in_support=True)
     assert [at_once.weight_at(s) for s in (599, 600)] == [0, 2.0]
 
 
@@ -203,6 +203,6 @@ def test_matching_pursuit_is_compared_on_its_support():
     cfg = RegularizedMatchingPursuitTrainingSAEConfig(
         D_IN, D_SAE, decoder_init_norm=1.0, max_iterations=K, self_consistency_weight=1.0
     )
-    term = SelfConsistency.from_config(cfg)
-    assert isinstance(term, SelfConsistency)
+    term = SelfConsistencyLoss.from_config(cfg)
+    assert isinstance(term, SelfConsistencyLoss)
     assert term.in_support

@@ -8,7 +8,7 @@ import torch
 from sklearn.linear_model import Ridge
 
 from sae_lens_isae.recoding.decoders import refit_decoder
-from sae_lens_isae.recoding.robustness import latent_agreement
+from sae_lens_isae.recoding.robustness import latent_picks
 from sae_lens_isae.solvers import SparseCodes
 from tests.recoding.test_agreement import D_IN, D_SAE, sparse
 from tests.solvers.test_omp import signals, unit_atoms
@@ -46,7 +46,9 @@ def test_latents_that_all_pick():
     others = {"A": sparse(1, k=9), "B": encoder * (torch.rand(encoder.shape) < 0.7)}
     codes = {name: SparseCodes.from_dense(z) for name, z in others.items()}
     codes["few"] = SparseCodes.from_dense(others["A"][:20])
-    table = latent_agreement(SparseCodes.from_dense(encoder), codes, ("A", "B")).set_index("latent")
+    found = latent_picks(SparseCodes.from_dense(encoder), codes, ("A", "B"))
+    table = found.latents.set_index("latent")
+    picked_by = found.picks.pivot(index="latent", columns="method", values="picked")
     assert len(table) == int((encoder != 0).any(0).sum())
     for latent in range(D_SAE):
         samples = np.flatnonzero(encoder[:, latent])
@@ -58,10 +60,10 @@ def test_latents_that_all_pick():
         magnitude = encoder[samples, latent].abs().mean().item()
         assert row["mean_magnitude"] == pytest.approx(magnitude)
         picked = {name: (z[samples, latent] != 0).numpy() for name, z in others.items()}
-        assert row["picked_A"] == pytest.approx(picked["A"].mean())
-        assert row["picked_B"] == pytest.approx(picked["B"].mean())
+        assert picked_by.loc[latent, "A"] == pytest.approx(picked["A"].mean())
+        assert picked_by.loc[latent, "B"] == pytest.approx(picked["B"].mean())
         assert row["picked_by_all"] == pytest.approx((picked["A"] & picked["B"]).mean())
         early = samples[samples < 20]
         few = (others["A"][early, latent] != 0).double().mean().item()
-        assert row["picked_few"] == pytest.approx(few, nan_ok=True)
+        assert picked_by.loc[latent, "few"] == pytest.approx(few, nan_ok=True)
     assert table["picked_by_all"].is_monotonic_decreasing

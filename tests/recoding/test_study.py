@@ -17,14 +17,14 @@ from sae_lens_isae.recoding.algorithms import (
     IHT,
     IHT_ENCODER,
     OMP,
-    OMP_EXCLUDE,
     Recoder,
+    algorithms,
+    omp_without,
 )
-from sae_lens_isae.report.recode_page import write_recode_page
-from sae_lens_isae.report.recode_tables import recode_tables
+from sae_lens_isae.recoding.tables import recode_tables
 from tests.conftest import D_IN, D_SAE, Activations, isae_config, make_sae
 
-METHODS = [OMP, *(f"{OMP_EXCLUDE}{n}" for n in (1, 2, 3)), IHT_ENCODER, IHT, GD]
+METHODS = algorithms((1, 2, 3))
 QUICK = RecodeSettings(
     n_components=5, noise_levels=(1e-6, 0.5), noise_samples=20, decoder_k=(2, 3, 50), gd_samples=10
 )
@@ -49,9 +49,10 @@ def test_every_algorithm_takes_the_encoders_k_on_the_saes_own_atoms(signed):
     recoder = Recoder(LinearSAE(sae))
     samples = recoder.encode(activations())
     assert torch.equal(samples.k, (sae.encode(samples.x) != 0).sum(-1))
-    rebuilt = samples.codes.decode(recoder.model.atoms) + samples.x - samples.target
+    rebuilt = samples.codes.decode(recoder.linear.atoms) + samples.x - samples.target
     torch.testing.assert_close(rebuilt, sae(samples.x), atol=1e-4, rtol=1e-4)
-    found = {method: recoder.recode(method, samples)[0] for method in METHODS}
+    found = {method.name: recoder.recode(method, samples)[0] for method in METHODS}
+    iterative = (GD.name, IHT.name, IHT_ENCODER.name)
     for method, codes in found.items():
         used = (codes.values != 0).sum(-1)
         assert (used <= samples.k).all(), method
@@ -59,19 +60,17 @@ def test_every_algorithm_takes_the_encoders_k_on_the_saes_own_atoms(signed):
         # coefficient comes out as zero
         easy = samples.k <= D_IN // 2
         assert easy.sum() > 10
-        assert (used == samples.k)[easy].all() or method in (GD, IHT, IHT_ENCODER), method
+        assert (used == samples.k)[easy].all() or method in iterative, method
         negative = (codes.values < 0).any()
-        assert signed or not negative or method.startswith(OMP), method
-    assert signed == bool((found[IHT].values < 0).any())
+        assert signed or not negative or method.startswith("OMP"), method
+    assert signed == bool((found[IHT.name].values < 0).any())
     largest = samples.codes.largest(2).indices
-    without = found[f"{OMP_EXCLUDE}2"].to_dense()
+    without = found[omp_without(2).name].to_dense()
     assert (without.gather(1, largest)[samples.k >= 2] == 0).all()
-    assert (found[OMP].to_dense().gather(1, largest) != 0).any()
+    assert (found[OMP.name].to_dense().gather(1, largest) != 0).any()
     starts = recoder.recode(GD, samples, 2)
     assert len(starts) == 2
-    torch.testing.assert_close(starts[0].to_dense(), found[GD].to_dense())
-    with pytest.raises(ValueError, match="no algorithm"):
-        recoder.recode("LASSO", samples)
+    torch.testing.assert_close(starts[0].to_dense(), found[GD.name].to_dense())
 
 
 @pytest.fixture(scope="module")
@@ -89,8 +88,8 @@ def high_threshold():
 
 def test_tables_have_every_method_and_level(report):
     for sae in report.saes:
-        assert sae.agreement["method"].tolist() == METHODS
-        assert sae.agreement.set_index("method").loc[GD, "n_samples"] == 10
+        assert sae.agreement["method"].tolist() == [method.name for method in METHODS]
+        assert sae.agreement.set_index("method").loc[GD.name, "n_samples"] == 10
         assert len(sae.noise) == 2 * 4
         assert set(sae.decoders["k"]) == {2, 3}
         assert len(sae.decoders) == 2 * 4
@@ -99,7 +98,7 @@ def test_tables_have_every_method_and_level(report):
         assert f"GD-sparse on 10 of {sae.n_samples} samples, drawn at random" in sae.notes
         assert sae.latents["n_encoder"].sum() == round(sae.mean_k * sae.n_samples)
     # an orthogonal projection on as many atoms is no worse than the encoder's choice
-    best = report.saes[1].agreement.set_index("method").loc[OMP]
+    best = report.saes[1].agreement.set_index("method").loc[OMP.name]
     assert best["reconstruction"] < 1
 
 
@@ -122,12 +121,12 @@ def test_samples_without_a_latent_are_counted(report):
 def test_report_as_json_tables_and_page(report, tmp_path):
     data = json.loads(json.dumps(report.to_dict(), allow_nan=False))
     assert data["schema"] == "sae-lens-isae/recode/1"
-    assert [row["method"] for row in data["saes"][0]["agreement"]] == METHODS
-    tables = {table.title: table for table in recode_tables(report)}
+    assert [row["method"] for row in data["saes"][0]["agreement"]] == [m.name for m in METHODS]
+    tables = {table.title: table for table in recode_tables(report.saes, report.settings)}
     assert [row[0] for row in tables["Codes against the encoder's"].rows] == ["jump", "signed"]
     for table in tables.values():
         assert all(len(row) == len(table.headers) for row in table.rows)
-    write_recode_page(tmp_path / "page.html", report)
+    report.to_html(tmp_path / "page.html")
     text = (tmp_path / "page.html").read_text()
     assert text.count("Plotly.newPlot") >= 3
     assert "The most robust features of signed" in text
@@ -147,28 +146,28 @@ def test_an_interrupted_study_goes_on(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         recode({"a": jumprelu()}, activations(), QUICK, cache=tmp_path)
     resumed = recode({"a": jumprelu()}, activations(), QUICK, cache=tmp_path)
-    assert OMP not in resumed.saes[0].seconds
+    assert OMP.name not in resumed.saes[0].seconds
     for name in ("agreement", "noise", "decoders", "decoder_pairs", "latents"):
         pd.testing.assert_frame_equal(
             getattr(resumed.saes[0], name), getattr(whole.saes[0], name), check_dtype=False
         )
     # another seed or other activations are another study
     other = recode({"a": jumprelu()}, activations() * 1.1, QUICK, cache=tmp_path)
-    assert OMP in other.saes[0].seconds
+    assert OMP.name in other.saes[0].seconds
 
 
 def test_few_samples_warn():
     with pytest.warns(UserWarning, match="60 samples are few for 50 principal components"):
         report = recode({"a": jumprelu()}, activations(), RecodeSettings(noise_levels=(0.1,)))
-    row = report.saes[0].agreement.set_index("method").loc[OMP]
+    row = report.saes[0].agreement.set_index("method").loc[OMP.name]
     assert row["chance_r2"] > 0.5
 
 
 @pytest.mark.parametrize(
     ("x", "message"),
     [
-        (torch.full((4, D_IN), torch.nan), "a: the activations hold NaN or Inf"),
-        (torch.zeros(4, D_IN + 1), r"a: activations are \(4, 17\), the SAE needs \[samples, 16\]"),
+        (torch.full((4, D_IN), torch.nan), "the activations hold NaN or Inf"),
+        (torch.zeros(4, D_IN + 1), "tensor: d_in is 17, the SAE a has 16"),
     ],
 )
 def test_bad_activations(x, message):
@@ -199,7 +198,7 @@ def test_few_samples_of_one_method_are_said(recwarn):
     (note,) = [note for note in found.notes if "R2" in note]
     assert note.startswith("R2 and CCA of GD-sparse mean little: 10 samples are few for 5")
     table = found.agreement.set_index("method")
-    assert f"about {table.loc[GD, 'chance_r2']:.2f}" in note
+    assert f"about {table.loc[GD.name, 'chance_r2']:.2f}" in note
     assert "R2 and CCA of GD-sparse" in str(recwarn.pop(UserWarning).message)
 
 

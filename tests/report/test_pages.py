@@ -6,10 +6,8 @@ import pytest
 import torch
 
 from sae_lens_isae import pairwise_identifiability
-from sae_lens_isae.report.pairwise_page import write_pairwise_page
-from sae_lens_isae.report.tables import PAIR_HEADERS, pair_notes, pair_rows, sae_rows
 from tests.conftest import D_IN
-from tests.identifiability.test_linear_model import stock_sae
+from tests.inputs.test_linear_sae import stock_sae
 
 
 @pytest.fixture
@@ -25,7 +23,7 @@ def report():
 
 
 def test_nothing_is_dropped_silently(report):
-    notes = " ".join(pair_notes(report))
+    notes = " ".join(report.notes())
     assert "small and same are the same SAE" in notes
     assert "21 latents of the larger have no partner" in notes
     assert "small: 1 latents have an all-zero atom" in notes
@@ -33,16 +31,17 @@ def test_nothing_is_dropped_silently(report):
 
 
 def test_means_over_pairs_are_the_last_rows(report):
-    rows = pair_rows(report)
+    saes, pairs = report.tables()
+    rows = pairs.rows
     assert len(rows) == 3 * 2 + 2
-    assert all(len(row) == len(PAIR_HEADERS) for row in rows)
+    assert all(len(row) == len(pairs.headers) for row in rows)
     mean = sum(p.dcs for p in report.pairs) / 3
     assert rows[-2][:3] == ["mean", "SAE", f"{mean:.4f}"]
-    assert len(sae_rows(report)) == 3
+    assert len(saes.rows) == 3
 
 
 def test_page_shows_every_pair(report, tmp_path):
-    write_pairwise_page(tmp_path / "page.html", report)
+    report.to_html(tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text()
     for pair in report.pairs:
         assert f"<td>{pair.a} | {pair.b}</td>" in page

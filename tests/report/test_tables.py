@@ -9,20 +9,14 @@ import torch
 from rich.console import Console
 
 from sae_lens_isae import pairwise_identifiability
-from sae_lens_isae.report.tables import (
-    PAIR_HEADERS,
-    SAE_HEADERS,
-    pair_rows,
-    print_table,
-    sae_rows,
-)
+from sae_lens_isae.report.tables import Table, print_table
 from tests.conftest import D_IN
-from tests.identifiability.test_linear_model import stock_sae
+from tests.inputs.test_linear_sae import stock_sae
 
 
 def printed(width, *table):
     console = Console(width=width, file=io.StringIO())
-    print_table(console, *table)
+    print_table(console, Table(*table))
     return console.file.getvalue()
 
 
@@ -39,12 +33,9 @@ def test_no_number_is_lost_at_any_width(width):
     """Percentages among them, of which a terminal of 80 columns showed the first digit."""
     saes = {f"runs/variant/seed_{i}": stock_sae("matching_pursuit", seed=i) for i in range(2)}
     report = pairwise_identifiability(saes, torch.randn(60, D_IN), n_oracle_samples=20)
-    for title, headers, rows in (
-        ("SAEs", SAE_HEADERS, sae_rows(report)),
-        ("Pairs", PAIR_HEADERS, pair_rows(report)),
-        ("Many", ["SAE", *(f"number {i}" for i in range(20))],
-         [["a", *(f"{i}.{i}%" for i in range(20))]]),
-    ):  # fmt: skip
+    many = ["SAE", *(f"number {i}" for i in range(20))]
+    wide = Table("Many", many, [["a", *(f"{i}.{i}%" for i in range(20))]])
+    for title, headers, rows, _ in (*report.tables(), wide):
         words = printed(width, title, headers, rows).replace(",", " ").split()
         for row in rows:
             for cell in row[1:]:

@@ -8,9 +8,9 @@ import torch
 from sae_lens_isae.inputs.language_models import hook_layer
 from sae_lens_isae.inputs.linear_sae import LinearSAE
 from sae_lens_isae.inputs.signs import has_signed_codes
-from sae_lens_isae.saebench import SAEBenchAdapter
+from sae_lens_isae.saebench.adapter import SAEBenchAdapter
 from tests.conftest import D_IN, D_SAE
-from tests.identifiability.test_linear_model import ARCHITECTURES, NORMALIZATIONS, stock_sae
+from tests.inputs.test_linear_sae import ARCHITECTURES, NORMALIZATIONS, stock_sae
 
 SIGNED = {"abstopk", "isae_me"}
 

@@ -13,29 +13,29 @@ import pytest
 import torch
 from sae_lens.saes.abstopk_sae import AbsTopKSAE, AbsTopKSAEConfig
 
-from sae_lens_isae.bench import BenchInputs, SizeRequest, run_evals
+from sae_lens_isae import bench as run_bench
 from sae_lens_isae.inputs.language_models import load_language_model
 from sae_lens_isae.inputs.saes import load_sae
 from sae_lens_isae.inputs.shared_model import load_shared_model
-from sae_lens_isae.measuring import run_bench
-from sae_lens_isae.saebench import SAEBenchAdapter
+from sae_lens_isae.saebench.adapter import SAEBenchAdapter
 from sae_lens_isae.saebench.plots import SHOWN, plot_with_saebench
 from sae_lens_isae.saebench.texts import TextSet
 from sae_lens_isae.saebench.upstream import contained, with_texts
 from tests.saebench.conftest import ALL_EVALS, HOOK, STORIES, needs_saebench, save_sae
 
 pytestmark = needs_saebench
-SMALL = SizeRequest(train_size=40, test_size=20, core_batches=1)
+SMALL = {"train_size": 40, "test_size": 20, "core_batches": 1}
 
 
 def bench(saes, tiny_model, out, evals=("core",), resume=False, **settings):
-    inputs = BenchInputs(saes, data="offline", text=str(tiny_model[1]), **settings)
-    return run_evals(inputs, list(evals), out, SMALL, resume=resume)
+    text = str(tiny_model[1])
+    settings = {"data": "offline", "text": text, "resume": resume, **SMALL, **settings}
+    return run_bench(saes, evals, out, **settings).results
 
 
-def test_tpp_credits_a_latent_that_fires_negatively_only_on_the_twin(tmp_path):
+def test_tpp_credits_a_latent_that_fires_negatively_only_when_unfolded(tmp_path):
     """A class is where its coordinate is negative, one class is where none is, and the SAE's code
-    is the activation. As it is, a class's own latent is never credited; on the twin, without it
+    is the activation. As it is, a class's own latent is never credited; unfolded, without it
     the class cannot be told from the one that has no coordinate."""
     from sae_bench.evals.scr_and_tpp import main
     from sae_bench.evals.sparse_probing import probe_training
@@ -121,18 +121,27 @@ def test_every_eval_and_saebenchs_own_plots(tiny_model, two_saes, tmp_path, few_
     from sae_bench.sae_bench_utils import graphing_utils
 
     monkeypatch.setattr(socket.socket, "connect", lambda *a: pytest.fail("went to the network"))
-    inputs = BenchInputs(
-        two_saes, data="offline", text=str(tiny_model[1]), stories=str(STORIES), autocast=True
-    )
     out = tmp_path / "results"
-    results = run_bench(inputs, ALL_EVALS, out, SMALL)
+    report = run_bench(
+        two_saes,
+        ALL_EVALS,
+        out,
+        data="offline",
+        text=str(tiny_model[1]),
+        stories=str(STORIES),
+        autocast=True,
+        **SMALL,
+    )
+    results = report.results
+    assert {path.name for path in report.save()} >= {"bench.html", "bench.json"}
+    assert set(report.table["eval"]) == set(ALL_EVALS)
     assert len(results) == 12
     for result in results:
         data = json.loads(result.path.read_text())
         note = data["sae_cfg_dict"]["isae_bench"]
         signed = result.sae.startswith("abstopk")
-        twin = signed and result.eval in ("core", "tpp", "ce_bench")
-        assert note["code_form"] == result.form == ("non_negative" if twin else "as_is")
+        unfolded = signed and result.eval in ("core", "tpp", "ce_bench")
+        assert note["code_form"] == result.form == ("non_negative" if unfolded else "as_is")
         assert data["sae_cfg_dict"]["d_sae"] == 40
         assert result.metrics
     assert json.loads((out / "bench.json").read_text())[0]["path"].startswith("core/")
@@ -190,15 +199,15 @@ def test_stopped_and_resumed(tiny_model, two_saes, tmp_path, few_texts, monkeypa
     assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
     # with all finished no model is loaded, and other settings are not taken for these
     monkeypatch.setattr(
-        "sae_lens_isae.bench.load_shared_model", lambda *a, **k: pytest.fail("loaded")
+        "sae_lens_isae.bench.run.load_shared_model", lambda *a, **k: pytest.fail("loaded")
     )
     assert len(bench(two_saes, tiny_model, out, evals, resume=True)) == 4
     with pytest.raises(pytest.fail.Exception, match="loaded"):
         bench(two_saes, tiny_model, out, evals, resume=True, autocast=True)
     # what only CE-bench reads does not make the others anew
     with monkeypatch.context() as patched:
-        patched.setattr("sae_lens_isae.bench._finish", lambda task, *_: pytest.fail(task.eval))
-        patched.setattr("sae_lens_isae.bench.load_shared_model", load_shared_model)
+        patched.setattr("sae_lens_isae.bench.run._finish", lambda task, *_: pytest.fail(task.eval))
+        patched.setattr("sae_lens_isae.bench.run.load_shared_model", load_shared_model)
         with pytest.raises(pytest.fail.Exception, match="ce_bench"):
             bench(
                 two_saes, tiny_model, out, (*evals, "ce_bench"), resume=True, stories=str(STORIES)
@@ -234,7 +243,7 @@ def test_a_full_disk_is_one_sentence(tiny_model, two_saes, tmp_path, few_texts, 
 
 
 def test_sae_probes_leaves_the_tokenizer_as_it_was():
-    from sae_lens_isae.saebench.evals import _unchanged_tokenizer
+    from sae_lens_isae.saebench.sae_probes import _unchanged_tokenizer
 
     tokenizer = SimpleNamespace(truncation_side="right", padding_side="left")
     with _unchanged_tokenizer(SimpleNamespace(tokenizer=tokenizer)):
@@ -285,8 +294,9 @@ def test_the_hubs_data_sets_run_as_saebench_has_them(tiny_model, two_saes, tmp_p
 
     monkeypatch.setattr(dataset_creation, "load_dataset", hub)
     monkeypatch.setattr(dataset_utils, "load_dataset", hub)
-    inputs = BenchInputs(two_saes, data="hub", text=str(tiny_model[1]))
-    results = run_evals(inputs, ["scr", "tpp"], tmp_path / "out", SMALL)
+    text = str(tiny_model[1])
+    evals, out = ["scr", "tpp"], tmp_path / "out"
+    results = run_bench(two_saes, evals, out, data="hub", text=text, **SMALL).results
     assert len(results) == 4
     details = json.loads(results[0].path.read_text())["eval_result_details"]
     assert len(details) == 8

@@ -14,7 +14,7 @@ from sae_lens_isae.training.runs import train
 from tests.conftest import D_IN, D_SAE, K
 
 VARIANT_FIELDS = ("activation", "arip_weight", "encoder_steps", "step_matrix")
-CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
+CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 OF_PAPER_1 = [path for path in CONFIGS if path.stem.endswith(("topk", "isae", "isae_me"))]
 
 

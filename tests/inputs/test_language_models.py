@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformer_lens.utils import lm_cross_entropy_loss
 
-from sae_lens_isae import sources
+from sae_lens_isae.inputs import gguf
 from sae_lens_isae.inputs.gguf import convert_gguf, find_gguf
 from sae_lens_isae.inputs.language_models import check_hook, in_bfloat16, load_language_model
 
@@ -71,9 +71,9 @@ def conversions(monkeypatch, tmp_path):
 
         return type(kind, (), {"from_pretrained": staticmethod(from_pretrained)})
 
-    monkeypatch.setattr(sources, "AutoTokenizer", convert("tokenizer"))
-    monkeypatch.setattr(sources, "AutoModelForCausalLM", convert("model"))
-    monkeypatch.setattr(sources, "find_spec", lambda name: name)
+    monkeypatch.setattr(gguf, "AutoTokenizer", convert("tokenizer"))
+    monkeypatch.setattr(gguf, "AutoModelForCausalLM", convert("model"))
+    monkeypatch.setattr(gguf, "find_spec", lambda name: name)
     return made
 
 
@@ -105,6 +105,6 @@ def test_a_package_in_several_parts_is_not_read(monkeypatch, tmp_path):
     for part in (1, 2):
         (tmp_path / f"model-0000{part}-of-00002.gguf").write_bytes(b"GGUF")
     spec = type("Spec", (), {"submodule_search_locations": [str(tmp_path)]})
-    monkeypatch.setattr(sources, "find_spec", lambda name: spec)
+    monkeypatch.setattr(gguf, "find_spec", lambda name: spec)
     with pytest.raises(FileNotFoundError, match=r"ships 2 GGUF files.*gguf:.*00001-of-00002.gguf"):
         find_gguf("parts")

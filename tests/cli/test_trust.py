@@ -14,7 +14,7 @@ import pytest
 from sae_lens_isae.errors import InputError
 from sae_lens_isae.inputs.language_models import harmless_model_kwargs
 from sae_lens_isae.private_folders import private_folder, secret_folder
-from tests.conftest import complaint, isae_config, make_sae
+from tests.conftest import complaint, isae_config, make_sae, run_isae
 
 PAYLOAD = """
 import pathlib
@@ -74,10 +74,9 @@ def test_code_named_by_a_checkpoint_does_not_run(command, armed, monkeypatch, ca
 
 def test_it_runs_where_the_user_says_so(armed, tmp_path):
     """And so the test above can fail."""
-    from sae_lens_isae.measuring import Inputs, run_audit
-
     sae, mark = armed
-    run_audit(Inputs([str(sae)], n_samples=20, trust_remote_code=True), tmp_path / "out")
+    out = tmp_path / "out"
+    run_isae("audit", sae, "--samples", 20, "--trust-remote-code", "--out", out)
     assert mark.read_text() == "ran"
 
 
@@ -128,8 +127,7 @@ def test_nobody_else_can_guess_where_pickles_lie(tmp_path, monkeypatch):
 @pytest.mark.skipif(find_spec("sae_bench") is None, reason="no SAEBench: make bench")
 def test_a_models_name_makes_no_paths(tiny_model, tmp_path, monkeypatch):
     """`gguf:/../../x` wrote below the folder above."""
-    from sae_lens_isae.bench import BenchInputs
-    from sae_lens_isae.measuring import run_bench
+    from sae_lens_isae import bench
 
     model, _ = tiny_model
     name = f"{model.parent}/{model.name}/../../{model.parent.name}/{model.name}"
@@ -148,8 +146,7 @@ def test_a_models_name_makes_no_paths(tiny_model, tmp_path, monkeypatch):
     (tmp_path / "s.json").write_text(json.dumps(stories))
     before = {p for p in tmp_path.rglob("*") if p.is_file()} | set(model.parent.rglob("*"))
     out = tmp_path / "out"
-    run_bench(BenchInputs([str(tmp_path / "sae")], stories=str(tmp_path / "s.json")),
-              ["ce_bench"], out)  # fmt: skip
+    bench(tmp_path / "sae", ["ce_bench"], out, stories=str(tmp_path / "s.json"))
     new = {p for p in tmp_path.rglob("*") if p.is_file()} | set(model.parent.rglob("*"))
     assert all(Path(p).is_relative_to(out) for p in new - before)
     (result,) = out.glob("ce_bench/*_eval_results.json")

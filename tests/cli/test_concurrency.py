@@ -16,9 +16,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sae_lens_isae.files import output_folder
+from tests.cli.test_malformed import STORIES, for_model
 from tests.conftest import D_IN, complaint
-from tests.test_malformed import STORIES, for_model
-from tests.test_recovery import command_line
+from tests.training.test_recovery import command_line
 
 TRIES = int(os.environ.get("ISAE_TRIES", "3"))
 """Of the slow tests; more of them are for a day on which this code was changed."""

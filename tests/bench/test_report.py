@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from sae_lens_isae.bench import BenchResult, group_of
-from sae_lens_isae.report.bench_page import write_bench_page
-from sae_lens_isae.report.bench_tables import detail_tables, form_notes, groups, summary_table
+from sae_lens_isae.bench.report import BenchReport
+from sae_lens_isae.bench.results import BenchResult, group_of
+from sae_lens_isae.bench.tables import detail_tables, form_notes, groups, summary_table
 
 
 def result(sae, kind, form="as_is", **metrics):
-    return BenchResult(sae, kind, form, Path(f"{kind}/{sae}.json"), metrics)
+    path = Path(f"{kind}/{sae}.json")
+    return BenchResult(sae=sae, eval=kind, form=form, path=path, metrics=metrics)
 
 
 RESULTS = [
@@ -64,10 +65,10 @@ def test_every_number_of_latents_that_was_tried():
 
 def test_page_says_which_form_an_eval_saw(tmp_path):
     assert form_notes(RESULTS) == [
-        "core saw the non-negative twin of isae/seed_0",
-        "tpp saw the non-negative twin of isae/seed_0",
+        "core saw the non-negative form of isae/seed_0",
+        "tpp saw the non-negative form of isae/seed_0",
     ]
-    write_bench_page(tmp_path / "bench.html", RESULTS)
+    BenchReport(RESULTS, Path()).to_html(tmp_path / "bench.html")
     page = (tmp_path / "bench.html").read_text()
-    for text in ("3.100 ±0.141", "non-negative twin of isae/seed_0", "TPP by number", "plotly"):
+    for text in ("3.100 ±0.141", "non-negative form of isae/seed_0", "TPP by number", "plotly"):
         assert text in page

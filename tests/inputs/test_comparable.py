@@ -8,9 +8,8 @@ import pytest
 import torch
 
 from sae_lens_isae import pairwise_identifiability
-from sae_lens_isae.identifiability.audit import audit_together
-from sae_lens_isae.report.tables import pair_notes
-from tests.conftest import D_IN, complaint, isae_config, make_sae
+from sae_lens_isae.identifiability.audit import audit
+from tests.conftest import D_IN, complaint, isae_config, make_sae, run_isae
 
 
 def two(**second):
@@ -28,7 +27,7 @@ def two(**second):
                {"hook_head_index": 3}],
     ids=str,
 )  # fmt: skip
-@pytest.mark.parametrize("measure", [pairwise_identifiability, audit_together])
+@pytest.mark.parametrize("measure", [pairwise_identifiability, audit])
 def test_refused_unless_forced(second, measure):
     saes, x = two(**second), torch.randn(40, D_IN)
     (field,) = second
@@ -45,7 +44,7 @@ def test_what_is_unknown_or_does_not_decide_is_no_reason_to_refuse():
     saes, x = two(hook_name=None, context_size=64), torch.randn(40, D_IN)
     saes["a"].cfg.metadata.context_size = 128
     report = pairwise_identifiability(saes, x)
-    assert "context_size: 128 (a), 64 (b)" in pair_notes(report)[0]
+    assert "context_size: 128 (a), 64 (b)" in report.notes()[0]
 
 
 def test_on_the_command_line(tmp_path, monkeypatch, capsys):
@@ -57,10 +56,8 @@ def test_on_the_command_line(tmp_path, monkeypatch, capsys):
         said = complaint(arguments, tmp_path, monkeypatch, capsys)
         assert "blocks.12" in said
         assert "--force" in said
-    from sae_lens_isae.measuring import Inputs, run_audit
-
-    inputs = Inputs([str(tmp_path / "a"), str(tmp_path / "b")], data, n_samples=60, force=True)
-    run_audit(inputs, tmp_path / "out")
+    arguments = ("--activations", data, "--samples", 60, "--force", "--out", tmp_path / "out")
+    run_isae("audit", tmp_path / "a", tmp_path / "b", *arguments)
     assert "differ in hook_name" in (tmp_path / "out" / "audit.html").read_text()
     audited = json.loads((tmp_path / "out" / "audit.json").read_text())
     assert "blocks.12" in audited["saes"][0]["differences"][0]

@@ -10,13 +10,12 @@ from sae_lens import CacheActivationsRunner
 from sae_lens.config import CacheActivationsRunnerConfig
 from safetensors.torch import save_file
 
-from sae_lens_isae.identifiability import open_activations
-from sae_lens_isae.inputs.activation_source import as_source
-from sae_lens_isae.inputs.activations import from_generator
+from sae_lens_isae.errors import InputError
+from sae_lens_isae.inputs.activations import as_source, from_generator, open_activations
 from sae_lens_isae.inputs.model_activations import from_model
 from sae_lens_isae.synthetic import mixture_synthetic_model, signed_synthetic_model
 from tests.conftest import D_IN
-from tests.identifiability.test_linear_model import stock_sae
+from tests.inputs.test_linear_sae import stock_sae
 
 
 def rows(source, size=3):
@@ -101,20 +100,28 @@ def test_bad_names(tmp_path):
 @pytest.mark.parametrize(
     ("x", "message"),
     [
-        (torch.zeros(0, 4), "no activations"),
-        (torch.zeros(3, 5), "d_in is 5, the SAEs have 4"),
+        (torch.zeros(0, D_IN), "no activations"),
+        (torch.zeros(3, 5), "d_in is 5, the SAE topk has 16"),
         (torch.zeros(3), "samples, d_in"),
     ],
 )
 def test_unusable_tensors(x, message):
     with pytest.raises(ValueError, match=message):
-        as_source(x, 4)
+        as_source(x, {"topk": stock_sae("topk")})
 
 
 def test_not_finite_or_too_few():
-    source = as_source(torch.tensor([[1.0, float("inf")]]), 2)
+    x = torch.ones(1, D_IN)
+    x[0, 0] = torch.inf
+    source = as_source(x, {"topk": stock_sae("topk")})
     with pytest.raises(ValueError, match="NaN or Inf"):
         rows(source)
+
+
+def test_something_else_is_refused_before_any_work():
+    for wrong in (3, [1.0], {"x": torch.zeros(2, D_IN)}):
+        with pytest.raises(InputError, match="activations must be a tensor, the name of a file"):
+            as_source(wrong, {"topk": stock_sae("topk")})
 
 
 def test_an_sae_that_does_not_know_its_model():

@@ -16,7 +16,6 @@ from sae_lens.registry import (
 )
 
 from sae_lens_isae import audit, pairwise_identifiability
-from sae_lens_isae.identifiability.audit import audits_to_dict
 from sae_lens_isae.inputs.linear_sae import LinearSAE
 from tests.conftest import D_IN, D_SAE, K, isae_config, make_sae
 
@@ -165,7 +164,7 @@ def test_float64_saes_are_measured(architecture):
     torch.testing.assert_close(model.encode(x).codes, single.encode(x).codes, atol=1e-4, rtol=1e-4)
     report = pairwise_identifiability([sae, stock_sae(architecture, seed=1)], x)
     json.dumps(report.to_dict(), allow_nan=False)
-    json.dumps(audits_to_dict([audit(sae, x)]), allow_nan=False)
+    json.dumps(audit(sae, x).to_dict(), allow_nan=False)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
@@ -194,7 +193,7 @@ def test_a_zero_atom_does_nothing_anywhere(architecture):
     assert (code.codes[:, 3] == 0).all()
     report = pairwise_identifiability([sae, other], x)
     json.dumps(report.to_dict(), allow_nan=False)
-    json.dumps(audits_to_dict([audit(sae, x)]), allow_nan=False)
+    json.dumps(audit(sae, x).to_dict(), allow_nan=False)
     assert report.saes[0].n_zero_atoms == 1
 
 

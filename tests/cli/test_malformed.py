@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import zipfile
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -16,9 +15,9 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from sae_lens_isae.cli import main
-from tests.conftest import D_IN, D_SAE, K, complaint, isae_config, make_sae
-from tests.identifiability.test_linear_model import stock_sae
+from isae_cli.app import main
+from tests.conftest import D_IN, D_SAE, K, complaint, isae_config, make_sae, run_isae
+from tests.inputs.test_linear_sae import stock_sae
 
 GOOD_DATA = f"synthetic:iid,num_features=30,hidden_dim={D_IN},k=2"
 CFG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
@@ -530,13 +529,12 @@ def test_bench(case, benched, said):
 
 @needs_bench
 def test_a_damaged_result_under_resume_is_named(benched, monkeypatch, capsys, said):
-    from sae_lens_isae.bench import BenchInputs
-    from sae_lens_isae.measuring import run_bench
+    from sae_lens_isae import bench
 
     stories = json.dumps([STORIES, {**STORIES, "story2": "e f"}])
     bytes_of(benched, "s.json", stories.encode())
     monkeypatch.chdir(benched)
-    run_bench(BenchInputs(["a"], stories="s.json"), ["ce_bench"], Path("bench_report"))
+    bench("a", ["ce_bench"], stories="s.json")
     (result,) = benched.rglob("*_eval_results.json")
     for damaged in ("", "[]", '{"sae_cfg_dict": 3}', result.read_text()[:200]):
         result.write_text(damaged)
@@ -547,17 +545,12 @@ def test_a_damaged_result_under_resume_is_named(benched, monkeypatch, capsys, sa
 
 @pytest.mark.parametrize("damage", [b"[]", b"", b"{", b'[{"x": 1}]'])
 def test_a_damaged_part_of_a_study_is_named(damage, place, said, monkeypatch):
-    from sae_lens_isae.measuring import RecodeInputs, run_recode
-    from sae_lens_isae.recoding import RecodeSettings
-
     monkeypatch.chdir(place)
-    quick = {"gd_samples": 2, "gd_starts": 1, "noise_samples": 2}
-    inputs = RecodeInputs(["a"], activations="x.safetensors", n_samples=20)
-    run_recode(inputs, Path("recode_report"), RecodeSettings(**quick))
+    quick = ("--gd-samples", 2, "--gd-starts", 1, "--noise-samples", 2)
+    run_isae("recode", "a", *DATA, "--samples", 20, *quick)
     (part,) = place.rglob("agreement.json")
     part.write_bytes(damage)
-    sentence = said("recode", "a", *DATA, "--samples", 20, "--gd-samples", 2, "--gd-starts", 1,
-                    "--noise-samples", 2)  # fmt: skip
+    sentence = said("recode", "a", *DATA, "--samples", 20, *quick)
     assert "agreement.json is damaged" in sentence
     assert "delete it" in sentence
 
@@ -569,11 +562,10 @@ def test_a_bug_keeps_its_traceback(bug, place, monkeypatch):
     def broken(*_, **__):
         raise bug
 
-    monkeypatch.setattr("sae_lens_isae.measuring.audit_together", broken)
+    monkeypatch.setattr("sae_lens_isae.identifiability.audit.check_comparable", broken)
     monkeypatch.chdir(place)
-    monkeypatch.setattr(sys, "argv", ["isae", "audit", "a", "--activations", "x.safetensors"])
     with pytest.raises(type(bug)) as raised:
-        main()
+        main(["audit", "a", "--activations", "x.safetensors"])
     assert raised.value is bug
     assert not (place / "audit_report").exists()
 
