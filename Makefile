@@ -9,7 +9,7 @@ PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet --constra
 export HF_HUB_OFFLINE = 1
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: help demo test test-slow test-gpu test-lowest real bench lint clean
+.PHONY: help demo test test-slow test-gpu test-lowest test-pythons real bench lint docs dist clean
 
 help:
 	@echo "make demo         train and compare the four variants on synthetic data (minutes)"
@@ -19,7 +19,10 @@ help:
 	@echo "make test-slow    run the tests that take minutes each"
 	@echo "make test-gpu     run the tests that need a CUDA device, on a machine with one"
 	@echo "make test-lowest  run some tests with the lowest SAELens that is allowed"
+	@echo "make test-pythons run some tests with every supported Python that is here"
 	@echo "make lint         ruff and strict pyright"
+	@echo "make docs         build the manual into site/, strictly"
+	@echo "make dist         build wheel and sdist into dist/ and check them"
 	@echo "make clean        remove .venv"
 
 # torch first: its pinned version is what keeps everything after it from choosing another
@@ -82,5 +85,29 @@ test-lowest:
 	$(LOWEST)/bin/python -m pytest tests/test_private.py tests/architectures/test_registration.py \
 		tests/architectures/test_regularized.py tests/architectures/test_checkpoints.py
 
+# a stranger's machine may have another Python than the one that .venv is made with
+test-pythons:
+	.ci/pythons
+
+$(VENV)/installed-docs: $(VENV)/installed
+	$(PIP) --editable '.[docs]'
+	@touch $@
+
+demo/synthetic/index.html: | $(VENV)/installed
+	$(BIN)/isae demo
+
+docs: $(VENV)/installed-docs demo/synthetic/index.html
+	$(BIN)/mkdocs build --strict
+
+$(VENV)/installed-dist: $(VENV)/installed
+	$(PIP) --editable '.[dist]'
+	@touch $@
+
+dist: $(VENV)/installed-dist
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
+	$(BIN)/python .ci/check_dist.py dist
+
 clean:
-	rm -rf $(VENV) $(LOWEST)
+	rm -rf $(VENV) $(LOWEST) dist site

@@ -16,11 +16,11 @@ from pathlib import Path
 
 import torch
 from provenance import write_result
-
-from sae_lens_isae.bench import BenchInputs, run_evals
-from sae_lens_isae.files import write_json
 from sae_lens_isae.measuring import run_bench
 from sae_lens_isae.report.bench_tables import detail_tables, summary_table
+
+from sae_lens_isae.evals import BenchInputs, run_evals
+from sae_lens_isae.files import write_json
 from sae_lens_isae.training.config import load_runner_config
 from sae_lens_isae.training.runs import train
 

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from provenance import write_result
+from sae_lens_isae.identifiability.table import table_row
+from sae_lens_isae.measuring import Inputs, run_audit, run_pairwise
 
 from sae_lens_isae.demo import TABLE_FILENAME
 from sae_lens_isae.identifiability.audit import audits_to_dict
-from sae_lens_isae.identifiability.table import table_row
-from sae_lens_isae.measuring import Inputs, run_audit, run_pairwise
 from sae_lens_isae.training.runs import ACTIVATIONS_FILENAME
 
 

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import torch
 from provenance import write_result
-
 from sae_lens_isae.measuring import RecodeInputs, run_recode
-from sae_lens_isae.recoding import RecodeSettings
 from sae_lens_isae.report.recode_tables import recode_tables
+
+from sae_lens_isae.recoding import RecodeSettings
 from sae_lens_isae.training.config import load_runner_config
 from sae_lens_isae.training.runs import train
 

@@ -13,11 +13,11 @@ from sae_lens import SAE, SAETrainer, TrainingSAE
 from sae_lens.config import SAETrainerConfig
 from sae_lens.synthetic import SyntheticModel
 from sae_lens.synthetic.training import SyntheticActivationIterator
+from sae_lens_isae.identifiability.table import table_row
 
 from sae_lens_isae.architectures.schedule import SyntheticSchedule
 from sae_lens_isae.architectures.variants import paper_variants
 from sae_lens_isae.identifiability import match_dictionaries, pairwise_identifiability
-from sae_lens_isae.identifiability.table import table_row
 from sae_lens_isae.training.runs import seeded_sae
 
 D_IN, D_SAE, K, BATCH = 768, 4096, 40, 2048

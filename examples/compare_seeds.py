@@ -46,4 +46,4 @@ print(f"IoU {iou.value:.3f} [{iou.low:.3f}, {iou.high:.3f}] (1: same active late
 print(f"l2 {found.sae.l2.value:.3f} (0: same codes)")
 latents = report.latents.query("sae == 'first'").sort_values("mean_cosine")
 print("latents of the first SAE to trust least:")
-print(latents[["latent", "firing_rate", "cosine_second", "code_iou_second"]].head(3))
+print(latents[["latent", "firing_rate", "mean_cosine", "mean_code_iou"]].head(3))

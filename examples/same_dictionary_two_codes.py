@@ -1,8 +1,8 @@
 """A stable dictionary is not enough: one dictionary, two encoders, equal error, other features.
 
 Theorem 3.2 of 'Toward Identifiable Sparse Autoencoders' builds a dictionary on which any encoder
-has a twin that rebuilds every input just as well with other latents. Here it is with real SAEs,
-with what the measurements say, and with a picture (same_dictionary_two_codes.html).
+has a counterpart that rebuilds every input just as well with other latents. Here it is with real
+SAEs, with what the measurements say, and with a picture (same_dictionary_two_codes.html).
 """
 
 from pathlib import Path
@@ -46,7 +46,7 @@ for name, sae in (("first", first), ("second", second)):
 found = pairwise_identifiability({"first": first, "second": second}, x, n_oracle_samples=0).pairs[0]
 print(f"dictionaries: DCS {found.dcs:.3f} (identical)")
 print(f"codes: IoU {found.sae.iou.value:.3f}, l2 {found.sae.l2.value:.3f} (not identical)")
-delta = audit(first, x, name="first").pairs.delta.max
+delta = audit({"first": first}, x)["first"].pairs.delta.max
 print(f"delta on the observed supports of the first: {delta:.2f}; on the union with the second's")
 union = atoms[[*range(K), K, K + 1]]
 worst = (torch.linalg.eigvalsh(union @ union.T) - 1).abs().max()

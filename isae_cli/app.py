@@ -67,14 +67,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments: By default those of the process.
     """
     try:
-        code = app(arguments, standalone_mode=False)
+        code = app(arguments, prog_name="isae", standalone_mode=False)
     except Abort:
         _fail("stopped", 130)
     except TyperException as error:
         _fail(_usage(error), 2)
     except Exception as error:
         # loaded by now, unless the command line itself is broken
-        from sae_lens_isae.errors import sentence_of  # noqa: PLC0415
+        from sae_lens_isae.errors import sentence_of
 
         said = sentence_of(error)
         if said is None or os.environ.get("ISAE_TRACEBACK"):

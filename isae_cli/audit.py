@@ -34,8 +34,8 @@ def audit(
     Example:
       isae audit output/seed_0 --activations output/activations.safetensors
     """
-    from sae_lens_isae.files import output_folder  # noqa: PLC0415
-    from sae_lens_isae.identifiability.audit import audit as run_audit  # noqa: PLC0415
+    from sae_lens_isae.files import output_folder
+    from sae_lens_isae.identifiability.audit import audit as run_audit
 
     with output_folder(out):
         loaded, source = open_measured(

@@ -139,10 +139,10 @@ def bench(
       isae bench topk/seed_0 topk/seed_1 isae_me/seed_0 isae_me/seed_1 \\
         --evals core sparse_probing scr tpp --autocast
     """
-    from sae_lens_isae.bench.run import ARTIFACTS  # noqa: PLC0415
-    from sae_lens_isae.bench.run import bench as run_bench  # noqa: PLC0415
-    from sae_lens_isae.errors import InputError  # noqa: PLC0415
-    from sae_lens_isae.files import output_folder  # noqa: PLC0415
+    from sae_lens_isae.errors import InputError
+    from sae_lens_isae.evals.run import ARTIFACTS
+    from sae_lens_isae.evals.run import bench as run_bench
+    from sae_lens_isae.files import output_folder
 
     place = checked_device(device)
     try:

@@ -24,7 +24,7 @@ def demo(
     --real), prints the columns of the paper's Table 1 and writes a page with
     plots. Nothing is downloaded.
     """
-    from sae_lens_isae.demo import run_demo, run_real_demo  # noqa: PLC0415
+    from sae_lens_isae.demo import run_demo, run_real_demo
 
     out = out / ("real" if real else "synthetic")
     report = (run_real_demo if real else run_demo)(out, seeds)

@@ -17,9 +17,9 @@ def checked_device(device: str | None) -> str:
     Raises:
         InputError: torch does not see it.
     """
-    import torch  # noqa: PLC0415
+    import torch
 
-    from sae_lens_isae.checks import check_device  # noqa: PLC0415
+    from sae_lens_isae.checks import check_device
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     check_device(device)
@@ -32,7 +32,7 @@ def check_samples(samples: int | None) -> None:
     Raises:
         InputError: It is below 1.
     """
-    from sae_lens_isae.errors import InputError  # noqa: PLC0415
+    from sae_lens_isae.errors import InputError
 
     if samples is not None and samples < 1:
         raise InputError(f"samples must be >= 1, got {samples}")
@@ -55,13 +55,13 @@ def open_measured(
     Raises:
         InputError: Something cannot be loaded or does not go together; the message says what.
     """
-    from transformers import set_seed  # noqa: PLC0415
+    from transformers import set_seed
 
-    from sae_lens_isae.checks import check_seed  # noqa: PLC0415
-    from sae_lens_isae.inputs.activations import open_activations  # noqa: PLC0415
-    from sae_lens_isae.inputs.comparable import check_comparable  # noqa: PLC0415
-    from sae_lens_isae.inputs.model_activations import from_model  # noqa: PLC0415
-    from sae_lens_isae.inputs.saes import named_saes  # noqa: PLC0415
+    from sae_lens_isae.checks import check_seed
+    from sae_lens_isae.inputs.activations import open_activations
+    from sae_lens_isae.inputs.comparable import check_comparable
+    from sae_lens_isae.inputs.model_activations import from_model
+    from sae_lens_isae.inputs.saes import named_saes
 
     check_samples(samples)
     place = checked_device(device)

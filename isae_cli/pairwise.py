@@ -51,9 +51,9 @@ def pairwise(
       isae pairwise output/seed_0 output/seed_1 \\
         --activations output/activations.safetensors
     """
-    from sae_lens_isae.errors import InputError  # noqa: PLC0415
-    from sae_lens_isae.files import output_folder  # noqa: PLC0415
-    from sae_lens_isae.identifiability.pairwise import (  # noqa: PLC0415
+    from sae_lens_isae.errors import InputError
+    from sae_lens_isae.files import output_folder
+    from sae_lens_isae.identifiability.pairwise import (
         check_settings,
         pairwise_identifiability,
     )

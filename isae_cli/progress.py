@@ -1,4 +1,4 @@
-"""Progress where there is no terminal: a line now and then instead of a bar drawn over and over.
+"""Progress where there is no terminal, or where none is wanted.
 
 This changes tqdm for the whole process, which is the command's own: SAELens, SAEBench and datasets
 draw bars too.
@@ -6,7 +6,6 @@ draw bars too.
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 _LEAST_SECONDS = 2
@@ -16,13 +15,20 @@ _SECONDS = 60
 
 
 def no_bars() -> None:
-    """Switch all bars off. To be called before tqdm is imported."""
-    os.environ["TQDM_DISABLE"] = "1"
+    """Switch all bars off. To be called before anything else imports tqdm."""
+    import tqdm.auto
+
+    tqdm.auto.tqdm = type("tqdm", (tqdm.std.tqdm,), {"__init__": _disabled})
+
+
+def _disabled(bar: Any, *args: Any, **settings: Any) -> None:
+    """Every bar, also one that says itself that it is shown."""
+    super(type(bar), bar).__init__(*args, **{**settings, "disable": True})
 
 
 def lines_instead_of_bars() -> None:
     """Print a line for each tenth of a bar. To be called before anything else imports tqdm."""
-    import tqdm.auto  # noqa: PLC0415
+    import tqdm.auto
 
     changed = {"display": _display, "close": _close}
     tqdm.auto.tqdm = type("tqdm", (tqdm.std.tqdm,), changed)

@@ -80,16 +80,16 @@ def recode(
       isae recode --release gemma-scope-2b-pt-res-canonical \\
         --sae-id layer_12/width_16k/canonical
     """
-    from sae_lens_isae.errors import InputError  # noqa: PLC0415
-    from sae_lens_isae.files import output_folder  # noqa: PLC0415
-    from sae_lens_isae.inputs.activations import open_activations  # noqa: PLC0415
-    from sae_lens_isae.recoding import (  # noqa: PLC0415
+    from sae_lens_isae.errors import InputError
+    from sae_lens_isae.files import output_folder
+    from sae_lens_isae.inputs.activations import open_activations
+    from sae_lens_isae.recoding import (
         RecodeSettings,
         load_prompts,
         prompted_model,
     )
-    from sae_lens_isae.recoding import recode as run_recode  # noqa: PLC0415
-    from sae_lens_isae.recoding.prompts import DEFAULT_PROMPTS  # noqa: PLC0415
+    from sae_lens_isae.recoding import recode as run_recode
+    from sae_lens_isae.recoding.prompts import DEFAULT_PROMPTS
 
     check_samples(samples)
     if activations is not None and prompts is not None:
@@ -124,8 +124,8 @@ def recode(
 def _load(
     saes: list[str], release: str | None, sae_ids: list[str], device: str
 ) -> dict[str, SAE[Any]]:
-    from sae_lens_isae.errors import InputError  # noqa: PLC0415
-    from sae_lens_isae.inputs.saes import labels, load_pretrained, load_sae  # noqa: PLC0415
+    from sae_lens_isae.errors import InputError
+    from sae_lens_isae.inputs.saes import labels, load_pretrained, load_sae
 
     if (release is None) != (not sae_ids):
         raise InputError("--release and --sae-id belong together")

@@ -15,7 +15,9 @@ def train(
     config: Annotated[
         Path | None,
         typer.Option(
-            help="YAML file with the fields of SAELens' runner config.", show_default=False
+            help="YAML file with the fields of SAELens' runner config, or the name of one that "
+            "comes with this package, e.g. smollm2_isae_me.",
+            show_default=False,
         ),
     ] = None,
     seeds: Annotated[
@@ -43,20 +45,20 @@ def train(
 
     \b
     Examples:
-      isae train --config configs/smollm2_isae_me.yaml --seeds 2
+      isae train --config smollm2_isae_me --seeds 2
       isae train --architecture isae_me --d_in 768 --d_sae 4096 --k 40 \\
         --model_name pythia-160m --hook_name blocks.11.hook_resid_post \\
         --dataset_path monology/pile-uncopyrighted
     """
     if show_help or (config is None and not ctx.args):
         print(ctx.get_help())
-    from sae_lens_isae.training.config import help_of_fields, load_runner_config  # noqa: PLC0415
+    from sae_lens_isae.training.config import help_of_fields, load_runner_config
 
     if show_help or (config is None and not ctx.args):
         print(help_of_fields())
         load_runner_config(config, [*ctx.args, "--help"])
-    from sae_lens_isae.report.tables import Table, print_table  # noqa: PLC0415
-    from sae_lens_isae.training.runs import train as run_training  # noqa: PLC0415
+    from sae_lens_isae.report.tables import Table, print_table
+    from sae_lens_isae.training.runs import train as run_training
 
     result = run_training(
         load_runner_config(config, ctx.args),
@@ -65,7 +67,7 @@ def train(
         n_kept_activations=keep_activations,
     )
     if eval_batches:
-        from rich.console import Console  # noqa: PLC0415
+        from rich.console import Console
 
         rows = [
             [

@@ -35,7 +35,7 @@ from sae_lens_isae.architectures.regularized import (
     RegularizedTopKTrainingSAEConfig,
     regularize,
 )
-from sae_lens_isae.bench import BenchReport, BenchResult, bench
+from sae_lens_isae.evals import BenchReport, BenchResult, bench
 from sae_lens_isae.identifiability import (
     Audit,
     AuditReport,

@@ -1,7 +1,7 @@
-"""The only place that uses names which SAELens and TransformerLens do not promise to keep.
+"""The only place that uses names which SAELens, TransformerLens and torch do not promise to keep.
 
-Seen in sae-lens 6.54.0 to 6.54.12 with transformer-lens 3.9.0; `tests/test_private.py` fails when
-one moves.
+Seen in sae-lens 6.54.0 to 6.54.12, transformer-lens 3.9.0 and torch 2.11 to 2.13;
+`tests/test_private.py` fails when one moves. (Names of SAEBench are in `saebench/upstream.py`.)
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ from sae_lens import (
     LanguageModelSAERunnerConfig,
     LanguageModelSAETrainingRunner,
     MultiSAETrainingRunner,
+    SAETrainer,
     TrainingSAE,
 )
 from sae_lens.constants import RUNNER_CFG_FILENAME
 from sae_lens.llm_sae_training_runner import (
     _parse_cfg_args,  # pyright: ignore[reportPrivateUsage]
 )
+from sae_lens.training.multi_sae_trainer import MultiSAETrainer
 from typing_extensions import override
 
 from sae_lens_isae.files import whole_folder
@@ -45,6 +47,31 @@ def allow_local_model(folder: str) -> None:
     names = tl_loading.OFFICIAL_MODEL_NAMES  # pyright: ignore[reportPrivateImportUsage]
     if folder not in names:
         names.append(folder)
+
+
+def count_tokens(trainer: SAETrainer[Any, Any] | MultiSAETrainer) -> None:
+    """Let a trainer's progress bar move with every step and say that it counts tokens.
+
+    SAELens moves it every hundred steps, and names no unit. Losses are written beside it as often
+    as before: reading them waits for the device.
+    """
+    update: Any = trainer._update_pbar  # pyright: ignore[reportPrivateUsage]
+    n_tokens = trainer.cfg.train_batch_size_samples
+
+    def update_each_step(outputs: Any, pbar: Any, update_interval: int = 100) -> None:
+        if trainer.n_training_steps % update_interval == 0:
+            # this moves the bar by so many steps
+            pbar.n -= update_interval * n_tokens
+            update(outputs, pbar, update_interval)
+        pbar.unit, pbar.unit_scale = " token", True
+        pbar.update(n_tokens)
+
+    vars(trainer)["_update_pbar"] = update_each_step
+
+
+def writes_to(tensor: torch.Tensor) -> int | None:
+    """How often a tensor was written to in place; None for inference tensors, which do not tell."""
+    return None if tensor.is_inference() else tensor._version
 
 
 class SingleRunner(LanguageModelSAETrainingRunner):

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import torch
 import transformer_lens.loading_from_pretrained as tl_loading
 
 from sae_lens_isae import ISAEMETrainingSAEConfig
-from sae_lens_isae._private import allow_local_model, parse_runner_config
+from sae_lens_isae._private import (
+    allow_local_model,
+    count_tokens,
+    parse_runner_config,
+    writes_to,
+)
+from tests.conftest import BATCH, Activations, isae_config, make_sae, make_trainer
 
 
 def test_sae_lens_flags_are_parsed_without_starting_a_run():
@@ -21,3 +28,38 @@ def test_transformer_lens_accepts_an_allowed_folder():
     allow_local_model("some/folder")
     assert tl_loading.OFFICIAL_MODEL_NAMES.count("some/folder") == 1
     assert tl_loading.get_official_model_name("some/folder") == "some/folder"
+
+
+def test_a_bar_counts_every_step_in_tokens(monkeypatch):
+    class Bar:
+        n, unit, seen = 0, "it", []
+
+        def __init__(self, **settings):
+            assert settings["total"] == 250 * BATCH
+
+        def update(self, n):
+            self.n += n
+            self.seen.append(self.n)
+
+        def set_description(self, text):
+            assert "mse_loss" in text
+
+        close = set_description
+
+    monkeypatch.setattr("sae_lens.training.sae_trainer.tqdm", Bar)
+    monkeypatch.setattr(Bar, "close", lambda self: None)
+    trainer = make_trainer(make_sae(isae_config("iSAE")), Activations(), 250)
+    count_tokens(trainer)
+    trainer.fit()
+    # the updates of SAELens itself, every hundred steps, are taken back
+    assert [n for n in Bar.seen if n <= 250 * BATCH][:3] == [BATCH, 2 * BATCH, 3 * BATCH]
+    assert Bar.seen[-1] == 250 * BATCH
+
+
+def test_torch_counts_writes():
+    x = torch.zeros(2)
+    before = writes_to(x)
+    x += 1
+    assert writes_to(x) == before + 1
+    with torch.inference_mode():
+        assert writes_to(torch.zeros(2)) is None

@@ -120,7 +120,7 @@ def test_training_on_a_real_model_lowers_the_loss(text, tmp_path):
     store = ActivationsStore.from_config(model, cfg, override_dataset=text)
     expected = store.get_filtered_llm_batch()[:300]
     torch.testing.assert_close(batch, expected.flatten(0, -2), rtol=1e-3, atol=1e-2)
-    found = audit(SAE.load_from_disk(tmp_path), source)
+    (found,) = audit(SAE.load_from_disk(tmp_path), source)
     assert found.error.median < 1
     assert found.proxy is not None
 

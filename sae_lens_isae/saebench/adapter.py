@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from sae_lens import SAE
 from tqdm.auto import tqdm
 
+from sae_lens_isae._private import writes_to
 from sae_lens_isae.errors import InputError
 from sae_lens_isae.inputs.language_models import hook_layer
 from sae_lens_isae.inputs.linear_sae import LinearSAE
@@ -114,8 +115,7 @@ class SAEBenchAdapter:
         return z[kept.distinct.place].view(*x.shape[:-1], -1)
 
     def _kept(self, x: Float[torch.Tensor, "*tokens d_in"]) -> _Kept:
-        # inference tensors do not tell whether they were changed
-        version = None if x.is_inference() else x._version
+        version = writes_to(x)
         key = (x.data_ptr(), x.shape, x.stride(), version)
         kept = self._batches.pop(key, None)
         if kept is None or version is None:

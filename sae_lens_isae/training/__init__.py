@@ -1,1 +1,21 @@
 """SAELens' runners with seeds, several SAEs at a time, and runs that can be resumed exactly."""
+
+from __future__ import annotations
+
+from sae_lens_isae.training.config import load_runner_config
+from sae_lens_isae.training.runs import (
+    TrainedSAE,
+    TrainingResult,
+    seeded_sae,
+    train,
+    train_together,
+)
+
+__all__ = [
+    "TrainedSAE",
+    "TrainingResult",
+    "load_runner_config",
+    "seeded_sae",
+    "train",
+    "train_together",
+]

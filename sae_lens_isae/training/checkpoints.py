@@ -21,6 +21,7 @@ from sae_lens.constants import RUNNER_CFG_FILENAME
 from sae_lens.training.multi_sae_trainer import MultiSAETrainer
 from sae_lens.training.prefetch import PrefetchingIterator
 
+from sae_lens_isae._private import count_tokens
 from sae_lens_isae.errors import InputError, MissingInputError, explained
 from sae_lens_isae.files import unique_folder
 from sae_lens_isae.training.activation_stream import STATE_FILENAME, MixedActivations
@@ -63,6 +64,7 @@ def fit(
         else:
             trainer.data_provider = ({hook_name: batch} for batch in stream)
     _keep_checkpoints_whole(trainer, stream)
+    count_tokens(trainer)
     if resume_from is not None:
         _resume(trainer, store, stream, Path(resume_from))
     with stop.listening():

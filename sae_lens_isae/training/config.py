@@ -29,19 +29,21 @@ _INDENT = 6 * " "
 
 
 def load_runner_config(
-    config: Path | None, args: Sequence[str]
+    config: str | Path | None = None, args: Sequence[str] = ()
 ) -> LanguageModelSAERunnerConfig[Any]:
     """A SAELens runner config from a YAML file and command-line flags; flags win.
 
     The file has the fields of `LanguageModelSAERunnerConfig` with a `sae:` mapping (its
-    `architecture` picks the class) and optionally a `logger:` mapping.
+    `architecture` picks the class) and optionally a `logger:` mapping. Nothing is logged to Weights
+    & Biases unless file or flags say so.
+
+    Args:
+        config: A file, or the name of a config that comes with this package.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: The file has an unknown field, or no architecture.
+        InputError: There is no such file, it has an unknown field, or no architecture.
     """
-    if config is not None and not config.is_file():
-        raise MissingInputError(f"there is no config file {config}")
+    config = None if config is None else _find_config(config)
     # SAELens' own default is to send every run to Weights & Biases
     flags = ["--log_to_wandb", "False", *(_yaml_to_flags(config) if config else []), *args]
     subject = f"{config} with these flags" if config else "the command line"
@@ -60,6 +62,22 @@ def load_runner_config(
         said = usage.getvalue().strip().rpartition("error: ")[2]
         near = _nearest_flags(said)
         raise InputError(f"{subject} is refused by SAELens: {said}; {near or advice}") from None
+
+
+def _find_config(config: str | Path) -> Path:
+    path = Path(config)
+    if path.is_file():
+        return path
+    # beside the modules where the package is installed, at the root of a checkout
+    folders = [Path(__file__).parents[1] / "configs", Path(__file__).parents[2] / "configs"]
+    known = {file.stem: file for folder in folders for file in folder.glob("*.yaml")}
+    if str(config) in known:
+        return known[str(config)]
+    near = get_close_matches(path.stem, known, n=3) or sorted(known)
+    raise MissingInputError(
+        f"there is no config file {config}, and none of that name comes with this package; it has "
+        f"{', '.join(near)}"
+    )
 
 
 def help_of_fields() -> str:

@@ -9,8 +9,8 @@ from typer.testing import CliRunner
 
 from isae_cli.app import app
 from isae_cli.bench import Codes, Data, Eval
-from sae_lens_isae.bench.evals import DEFAULT_EVALS, EVALS
-from sae_lens_isae.bench.tasks import RequestedForm
+from sae_lens_isae.evals.listed import DEFAULT_EVALS, EVALS
+from sae_lens_isae.evals.tasks import RequestedForm
 from sae_lens_isae.saebench.data import DataSource
 from tests.conftest import complaint, isae
 from tests.saebench.conftest import STORIES, needs_saebench, save_sae
@@ -74,7 +74,7 @@ def test_evals_are_listed_as_one_likes(arguments, saes, evals, monkeypatch, tmp_
         seen.update(saes=saes, evals=evals)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("sae_lens_isae.bench.run.bench", run)
+    monkeypatch.setattr("sae_lens_isae.evals.run.bench", run)
     monkeypatch.chdir(tmp_path)
     CliRunner().invoke(app, ["bench", *arguments])
     assert (seen["saes"], seen["evals"]) == (saes, evals)
@@ -95,7 +95,7 @@ def test_stopped_is_one_sentence(folder, monkeypatch, capsys):
     def stopped(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("sae_lens_isae.bench.run.bench", stopped)
+    monkeypatch.setattr("sae_lens_isae.evals.run.bench", stopped)
     said = complaint(["bench", "mine/seed_0", "--out", "here"], folder, monkeypatch, capsys)
     assert "finished results are in here: the same command with --resume goes on" in said
 

@@ -95,7 +95,7 @@ def test_train_two_seeds_then_pairwise(config, tmp_path):
     assert activations.shape == (4096, D_IN)
 
     # the command that training suggests
-    command = trained.stdout.split("compare them: isae ")[1].split("\n")[0].split()
+    command = trained.stdout.split("next: isae ")[1].split("\n")[0].split()
     compared = isae(*command, cwd=tmp_path)
     assert compared.returncode == 0, compared.stderr[-3000:]
     assert "DCS" in compared.stdout
@@ -168,7 +168,7 @@ def test_bad_measuring_input_is_one_sentence(tmp_path, monkeypatch, capsys):
         ("audit", "a", "--activations", "none.npy"): "no activations file",
         ("audit", "a"): "--activations",
         ("audit", "a", "--samples", "0"): "samples must be >= 1",
-        ("pairwise", "a", "a", "--table", "xlsx", "--activations", "x"): "parquet or csv",
+        ("pairwise", "a", "a", "--table", "xlsx", "--activations", "x"): "'parquet', 'csv'",
         ("pairwise", "a", "a", "--oracle-k", str(D_SAE + 1), "--activations",
          f"synthetic:iid,num_features=9,hidden_dim={D_IN},k=2"): "oracle_k",
     }.items():  # fmt: skip
@@ -194,12 +194,13 @@ def test_pairwise_and_audit_write_their_reports(tmp_path):
             assert "Theorem 3.6" in printed
     pairwise = tmp_path / "pairwise_report"
     report = json.loads((pairwise / "pairwise.json").read_text())
-    assert report["schema"] == "sae-lens-isae/pairwise/2"
+    assert report["schema"] == "sae-lens-isae/pairwise/3"
     assert [p["same_sae"] for p in report["pairs"]] == [False, True, False]
     table = pd.read_csv(pairwise / "latents.csv")
     columns = json.loads((pairwise / "latents.json").read_text())
-    assert table.columns.tolist() == columns["columns"]
-    assert len(table) == len(columns["data"]) == 3 * D_SAE
+    assert table.columns.tolist() == columns["latents"]["columns"]
+    assert len(table) == len(columns["latents"]["data"]) == 3 * D_SAE
+    assert len(pd.read_csv(pairwise / "partners.csv")) == 3 * 2 * D_SAE
     for page in (pairwise / "pairwise.html", tmp_path / "audit_report" / "audit.html"):
         text = page.read_text()
         assert text.count("Plotly.newPlot") >= (4 if "pairwise" in page.name else 1)

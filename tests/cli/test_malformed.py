@@ -16,6 +16,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from isae_cli.app import main
+from sae_lens_isae.identifiability import AuditReport
 from tests.conftest import D_IN, D_SAE, K, complaint, isae_config, make_sae, run_isae
 from tests.inputs.test_linear_sae import stock_sae
 
@@ -291,7 +292,7 @@ OPTIONS: dict[tuple[object, ...], str] = {
     ("pairwise", "a", "b", *DATA, "--found", "nan"): "between 0 and 1, got nan",
     ("pairwise", "a", "b", *DATA, "--samples", 0): "samples must be >= 1, got 0",
     ("pairwise", "a", "b", *DATA, "--samples", -3): "samples must be >= 1, got -3",
-    ("pairwise", "a", "b", *DATA, "--table", "xlsx"): "parquet or csv, got 'xlsx'",
+    ("pairwise", "a", "b", *DATA, "--table", "xlsx"): "'xlsx' is not one of 'parquet', 'csv'",
     ("pairwise", "a", "b", *DATA, "--seed", -1): "seed must be between 0 and",
     ("pairwise", "a", "b", *DATA, "--seed", 2**40): "seed must be between 0 and",
     ("pairwise", "a", "b", *DATA, "--device", "gpu"): "device 'gpu'",
@@ -318,7 +319,7 @@ OPTIONS: dict[tuple[object, ...], str] = {
     ("recode", "a", *DATA, "--gd-starts", -1): "gd_starts must be > 0, got -1",
     ("recode", "a", *DATA, "--noise-samples", 0): "noise_samples must be > 0, got 0",
     ("recode", "a", *DATA, "--samples", -1): "samples must be >= 1, got -1",
-    ("recode", "a", *DATA, "--table", "x"): "parquet or csv, got 'x'",
+    ("recode", "a", *DATA, "--table", "x"): "'x' is not one of 'parquet'",
     ("recode", "a", *DATA, "--seed", -1): "seed must be between 0 and",
     ("recode", "a", *DATA, "--out", "x.safetensors"): "--out x.safetensors is",
     ("demo", "--seeds", 1): "seeds must be >= 2",
@@ -483,9 +484,9 @@ def benched(tiny_model, place):
 
 STORIES = {"story1": "a b", "story2": "c d", "subject_title": "s"}
 BENCH: dict[str, tuple[tuple[object, ...], bytes, str]] = {
-    "eval unknown": (("--evals", "cores"), b"", "got cores"),
-    "codes unknown": (("--codes", "x"), b"", "codes must be auto"),
-    "data unknown": (("--data", "x"), b"", "data must be auto, hub or offline"),
+    "eval unknown": (("--evals", "cores"), b"", "'cores' is not one of"),
+    "codes unknown": (("--codes", "x"), b"", "'x' is not one of 'auto'"),
+    "data unknown": (("--data", "x"), b"", "is not one of 'auto', 'hub', 'offline'"),
     "text nowhere": (("--evals", "core", "--text", "nope/nope"), b"", "'nope/nope' is not on this"),
     "train size 0": (("--evals", "core", "--text", "a", "--train-size", 0), b"", "train_size must"),
     "test size": (("--evals", "core", "--text", "a", "--test-size", -1), b"", "test_size must be"),
@@ -562,7 +563,7 @@ def test_a_bug_keeps_its_traceback(bug, place, monkeypatch):
     def broken(*_, **__):
         raise bug
 
-    monkeypatch.setattr("sae_lens_isae.identifiability.audit.check_comparable", broken)
+    monkeypatch.setattr(AuditReport, "__init__", broken)
     monkeypatch.chdir(place)
     with pytest.raises(type(bug)) as raised:
         main(["audit", "a", "--activations", "x.safetensors"])

@@ -92,7 +92,7 @@ def test_bad_input_is_one_sentence(folder, tiny_model, monkeypatch, capsys):
         ("a", "--activations", "nan.safetensors"): "NaN or Inf",
         ("a", "--samples", "0"): "samples must be >= 1",
         ("a", "--gd-samples", "0"): "gd_samples must be > 0",
-        ("a", "--table", "xlsx"): "parquet or csv",
+        ("a", "--table", "xlsx"): "'parquet', 'csv'",
         ("a", "--model", str(folder / "nowhere"), "--prompts", "all.csv"): "cannot be loaded",
         ("unknown", "--prompts", "all.csv"): "(--model)",
         ("deep", "--prompts", "all.csv"): "model.layers.9",

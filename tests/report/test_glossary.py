@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sae_lens_isae import audit, pairwise_identifiability
-from sae_lens_isae.bench.tables import _FIXED
+from sae_lens_isae.evals.tables import _FIXED
 from sae_lens_isae.recoding.tables import _MEASURES
 from sae_lens_isae.report.glossary import AUDIT, BENCH, PAIRWISE, RECODE
 from tests.conftest import D_IN

@@ -199,15 +199,15 @@ def test_stopped_and_resumed(tiny_model, two_saes, tmp_path, few_texts, monkeypa
     assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
     # with all finished no model is loaded, and other settings are not taken for these
     monkeypatch.setattr(
-        "sae_lens_isae.bench.run.load_shared_model", lambda *a, **k: pytest.fail("loaded")
+        "sae_lens_isae.evals.run.load_shared_model", lambda *a, **k: pytest.fail("loaded")
     )
     assert len(bench(two_saes, tiny_model, out, evals, resume=True)) == 4
     with pytest.raises(pytest.fail.Exception, match="loaded"):
         bench(two_saes, tiny_model, out, evals, resume=True, autocast=True)
     # what only CE-bench reads does not make the others anew
     with monkeypatch.context() as patched:
-        patched.setattr("sae_lens_isae.bench.run._finish", lambda task, *_: pytest.fail(task.eval))
-        patched.setattr("sae_lens_isae.bench.run.load_shared_model", load_shared_model)
+        patched.setattr("sae_lens_isae.evals.run._finish", lambda task, *_: pytest.fail(task.eval))
+        patched.setattr("sae_lens_isae.evals.run.load_shared_model", load_shared_model)
         with pytest.raises(pytest.fail.Exception, match="ce_bench"):
             bench(
                 two_saes, tiny_model, out, (*evals, "ce_bench"), resume=True, stories=str(STORIES)

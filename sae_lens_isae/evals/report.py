@@ -11,8 +11,8 @@ import pandas as pd
 import plotly.graph_objects as go
 from typing_extensions import override
 
-from sae_lens_isae.bench.results import RESULT_ENDING, BenchResult
-from sae_lens_isae.bench.tables import (
+from sae_lens_isae.evals.results import RESULT_ENDING, BenchResult
+from sae_lens_isae.evals.tables import (
     METRIC_OF,
     detail_tables,
     form_notes,

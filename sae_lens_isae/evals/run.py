@@ -12,10 +12,13 @@ import torch
 from sae_lens import SAE
 from safetensors import SafetensorError
 
-from sae_lens_isae.bench.evals import CE_BENCH, DEFAULT_EVALS, EVALS
-from sae_lens_isae.bench.report import BenchReport
-from sae_lens_isae.bench.results import BenchResult
-from sae_lens_isae.bench.tasks import (
+from sae_lens_isae.cebench import StoryActivations, StoryPair, ce_bench, load_pairs
+from sae_lens_isae.checks import check_device
+from sae_lens_isae.errors import InputError, disk_is_full
+from sae_lens_isae.evals.listed import CE_BENCH, DEFAULT_EVALS, EVALS
+from sae_lens_isae.evals.report import BenchReport
+from sae_lens_isae.evals.results import BenchResult
+from sae_lens_isae.evals.tasks import (
     BenchRequest,
     BenchTask,
     RequestedForm,
@@ -24,9 +27,6 @@ from sae_lens_isae.bench.tasks import (
     result_of,
     tasks_of,
 )
-from sae_lens_isae.cebench import StoryActivations, StoryPair, ce_bench, load_pairs
-from sae_lens_isae.checks import check_device
-from sae_lens_isae.errors import InputError, disk_is_full
 from sae_lens_isae.files import file_stem, fingerprint, write_json
 from sae_lens_isae.inputs.language_models import in_bfloat16
 from sae_lens_isae.inputs.saes import AnySAE, AnySAEs, named_saes, release_and_id

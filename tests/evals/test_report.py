@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from sae_lens_isae.bench.report import BenchReport
-from sae_lens_isae.bench.results import BenchResult, group_of
-from sae_lens_isae.bench.tables import detail_tables, form_notes, groups, summary_table
+from sae_lens_isae.evals.report import BenchReport
+from sae_lens_isae.evals.results import BenchResult, group_of
+from sae_lens_isae.evals.tables import detail_tables, form_notes, groups, summary_table
 
 
 def result(sae, kind, form="as_is", **metrics):

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from statistics import mean, stdev
 from typing import NamedTuple
 
-from sae_lens_isae.bench.evals import EVALS
-from sae_lens_isae.bench.results import BenchResult, group_of
+from sae_lens_isae.evals.listed import EVALS
+from sae_lens_isae.evals.results import BenchResult, group_of
 from sae_lens_isae.report.tables import Table
 
 _SHOWN_N = 20

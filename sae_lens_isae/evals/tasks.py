@@ -10,11 +10,11 @@ from typing import Any, Literal, NamedTuple
 
 from sae_lens import SAE
 
-from sae_lens_isae.bench.evals import EVALS
-from sae_lens_isae.bench.results import RESULT_ENDING, BenchResult
 from sae_lens_isae.cebench import StoryPair
 from sae_lens_isae.cebench.stories import PUBLISHED
 from sae_lens_isae.errors import explained
+from sae_lens_isae.evals.listed import EVALS
+from sae_lens_isae.evals.results import RESULT_ENDING, BenchResult
 from sae_lens_isae.files import file_stem, fingerprint
 from sae_lens_isae.inputs.identity import text_identity
 from sae_lens_isae.inputs.linear_sae import LinearSAE

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from sae_lens_isae.bench.report import BenchReport
-from sae_lens_isae.bench.results import BenchResult
-from sae_lens_isae.bench.run import bench
+from sae_lens_isae.evals.report import BenchReport
+from sae_lens_isae.evals.results import BenchResult
+from sae_lens_isae.evals.run import bench
 
 __all__ = ["BenchReport", "BenchResult", "bench"]

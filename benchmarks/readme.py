@@ -1,0 +1,82 @@
+"""The README's picture and table, from the results of `demo.py` and `demo.py --real`.
+
+python benchmarks/readme.py    # docs/picture.png (needs kaleido and a Chrome) and README.md
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+from provenance import RESULTS
+
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+PICTURE = ROOT / "docs" / "picture.png"
+TITLES = {"demo": "synthetic data, 4,000 steps", "demo_real": "SmolLM2-135M, 585 steps"}
+COLUMNS = {"mse": ".3f", "sae_iou": ".3f", "oracle_iou": ".3f", "dcs": ".3f"}
+
+
+def load_rows(name: str) -> list[dict[str, Any]]:
+    """The rows of a demo."""
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))["rows"]
+
+
+def table_lines() -> list[str]:
+    """A line per variant: synthetic data, then the real model."""
+    lines: list[str] = []
+    for synthetic, real in zip(load_rows("demo"), load_rows("demo_real"), strict=True):
+        left, right = (
+            " | ".join(format(row[column], form) for column, form in COLUMNS.items())
+            for row in (synthetic, real)
+        )
+        lines.append(f"| {synthetic['variant']} | {left} | | {right} |")
+    return lines
+
+
+def with_table(text: str) -> str:
+    """The README with the lines of its table as they are now."""
+    header = r"(\| \| \*synthetic\*[^\n]*\n)"
+    return re.sub(
+        header + r"(?:\|[^\n]*\n|@TABLE@\n)*", r"\1" + "\n".join(table_lines()) + "\n", text
+    )
+
+
+def picture() -> go.Figure:
+    """IoU and DCS of two seeds, by variant."""
+    fig = make_subplots(1, 2, subplot_titles=list(TITLES.values()), shared_yaxes=True)
+    series = {
+        "sae_iou": ("same latents fire (IoU)", "#1f77b4"),
+        "dcs": ("same atoms (DCS)", "#c9d3df"),
+    }
+    for column, name in enumerate(TITLES, start=1):
+        rows = load_rows(name)
+        for key, (label, colour) in series.items():
+            fig.add_bar(
+                x=[row["variant"] for row in rows],
+                y=[row[key] for row in rows],
+                name=label,
+                marker_color=colour,
+                showlegend=column == 1,
+                row=1,
+                col=column,
+            )
+    fig.update_yaxes(range=[0, 1.05])
+    fig.update_yaxes(title="agreement of two seeds", col=1)
+    fig.update_layout(
+        template="plotly_white",
+        width=1000,
+        height=380,
+        margin={"t": 60, "b": 40, "r": 20},
+        legend={"orientation": "h", "y": -0.12},
+    )
+    return fig
+
+
+if __name__ == "__main__":
+    picture().write_image(PICTURE, scale=2)
+    README.write_text(with_table(README.read_text(encoding="utf-8")), encoding="utf-8")
