@@ -11,15 +11,13 @@ from __future__ import annotations
 
 import argparse
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 from provenance import write_result
-from sae_lens_isae.measuring import run_bench
-from sae_lens_isae.report.bench_tables import detail_tables, summary_table
 
-from sae_lens_isae.evals import BenchInputs, run_evals
+from sae_lens_isae import bench
+from sae_lens_isae.evals.tables import detail_tables, summary_table
 from sae_lens_isae.files import write_json
 from sae_lens_isae.training.config import load_runner_config
 from sae_lens_isae.training.runs import train
@@ -58,11 +56,13 @@ def main() -> None:
         str(p.parent) for v in VARIANTS for p in sorted((args.work / v).glob("seed_*/cfg.json"))
     ]
     start = time.perf_counter()
-    inputs = BenchInputs(saes, data="offline", stories=args.stories, autocast=True, device=device)
     out = args.work / "bench"
+    settings = {"data": "offline", "stories": args.stories, "autocast": True, "device": device}
     # before and after: signed codes in both forms where it matters
-    both = run_evals(replace(inputs, codes="both"), ("core", "tpp"), out, resume=True)
-    results = run_bench(inputs, EVALS, out, resume=True)
+    both = bench(saes, ("core", "tpp"), out, codes="both", resume=True, **settings).results
+    report = bench(saes, EVALS, out, resume=True, **settings)
+    report.save()
+    results = report.results
     tables = [summary_table(results), *detail_tables(results)]
     forms = [
         table._replace(title=f"Signed codes in both forms: {table.title}")

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from provenance import write_result
-from sae_lens_isae.identifiability.table import table_row
-from sae_lens_isae.measuring import Inputs, run_audit, run_pairwise
 
-from sae_lens_isae.demo import TABLE_FILENAME
-from sae_lens_isae.identifiability.audit import audits_to_dict
+from sae_lens_isae import audit, pairwise_identifiability
+from sae_lens_isae.demo_report import TABLE_FILENAME
 from sae_lens_isae.training.runs import ACTIVATIONS_FILENAME
 
 
@@ -25,13 +22,10 @@ def main() -> None:
     variants: list[dict[str, Any]] = []
     for row in json.loads((demo / TABLE_FILENAME).read_text())["rows"]:
         variant = row["variant"]
-        inputs = Inputs(
-            [str(demo / variant / f"seed_{seed}") for seed in range(row["n_seeds"])],
-            str(demo / ACTIVATIONS_FILENAME),
-        )
-        with tempfile.TemporaryDirectory() as scratch:
-            found = table_row(variant, run_pairwise(inputs, Path(scratch))).to_dict()
-            audited = audits_to_dict(run_audit(inputs, Path(scratch)))
+        saes = [demo / variant / f"seed_{seed}" for seed in range(row["n_seeds"])]
+        activations = demo / ACTIVATIONS_FILENAME
+        found = pairwise_identifiability(saes, activations).table1_row(variant).to_dict()
+        audited = audit(saes, activations).to_dict()
         numbers = [k for k, v in row.items() if isinstance(v, float)]
         variants.append(
             {

@@ -26,13 +26,13 @@ from sae_lens_isae.recoding.algorithms import GD, IHT, IHT_ENCODER, OMP
 D_IN, D_SAE, K = 2304, 16_384, 64
 HOOK = "model.layers.12"
 PARTS = {
-    "OMP, Gram matrix included": lambda name: name == OMP,
+    "OMP, Gram matrix included": lambda name: name == OMP.name,
     "OMP without the largest": lambda name: name.startswith("OMP-exclude"),
-    "IHT": lambda name: name in (IHT, IHT_ENCODER),
+    "IHT": lambda name: name in (IHT.name, IHT_ENCODER.name),
     "agreement": lambda name: name == "agreement",
-    "GD-sparse": lambda name: name == GD,
-    "noise": lambda name: name.startswith("noise") and GD not in name,
-    "noise, GD-sparse": lambda name: name.startswith("noise") and GD in name,
+    "GD-sparse": lambda name: name == GD.name,
+    "noise": lambda name: name.startswith("noise") and GD.name not in name,
+    "noise, GD-sparse": lambda name: name.startswith("noise") and GD.name in name,
     "decoders": lambda name: name.startswith("decoders"),
     "ablation": lambda name: name.startswith("ablation"),
 }
@@ -102,7 +102,7 @@ def main() -> None:
         {
             "samples": found.n_samples,
             "mean_k": found.mean_k,
-            "gd_samples": int(found.agreement.set_index("method").loc[GD, "n_samples"]),
+            "gd_samples": int(found.agreement.set_index("method").loc[GD.name, "n_samples"]),
             "gd_starts": report.settings.gd_starts,
             "notes": found.notes,
             "seconds": {part: round(value, 2) for part, value in parts.items()},

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import torch
 from provenance import write_result
-from sae_lens_isae.measuring import RecodeInputs, run_recode
-from sae_lens_isae.report.recode_tables import recode_tables
 
-from sae_lens_isae.recoding import RecodeSettings
+from sae_lens_isae.inputs.saes import named_saes
+from sae_lens_isae.recoding import RecodeSettings, prompted_model, recode
+from sae_lens_isae.recoding.tables import recode_tables
 from sae_lens_isae.training.config import load_runner_config
 from sae_lens_isae.training.runs import train
 
@@ -37,20 +37,21 @@ def main() -> None:
         if not (folder / "cfg.json").exists():
             config = CONFIGS / f"smollm2_{variant}.yaml"
             train(load_runner_config(config, [*FLAGS, "--output_path", str(folder)]))
-    report = run_recode(
-        RecodeInputs(
-            [str(args.work / variant) for variant in VARIANTS],
-            autocast=True,
-            device="cuda" if torch.cuda.is_available() else "cpu",
-        ),
-        args.work / "report",
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    saes = named_saes([args.work / variant for variant in VARIANTS], device)
+    out = args.work / "report"
+    report = recode(
+        saes,
+        prompted_model(list(saes.values()), autocast=True),
         # these SAEs are small enough
         RecodeSettings(gd_samples=10_000),
+        cache=out / "parts",
     )
+    report.save(out)
     write_result(
         "recode_smollm2",
         {
-            "tables": [table._asdict() for table in recode_tables(report)],
+            "tables": [table._asdict() for table in recode_tables(report.saes, report.settings)],
             "report": report.to_dict(),
         },
     )

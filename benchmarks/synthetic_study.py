@@ -13,7 +13,6 @@ from sae_lens import SAE, SAETrainer, TrainingSAE
 from sae_lens.config import SAETrainerConfig
 from sae_lens.synthetic import SyntheticModel
 from sae_lens.synthetic.training import SyntheticActivationIterator
-from sae_lens_isae.identifiability.table import table_row
 
 from sae_lens_isae.architectures.schedule import SyntheticSchedule
 from sae_lens_isae.architectures.variants import paper_variants
@@ -130,7 +129,7 @@ def compare(variant: str, saes: Mapping[str, SAE[Any]], data: SyntheticModel) ->
         "dcs": [pair.dcs for pair in report.pairs],
     }
     return {
-        **table_row(variant, report).to_dict(),
+        **report.table1_row(variant).to_dict(),
         "each": columns,
         "spread": {name: stdev(v) if len(v) > 1 else 0.0 for name, v in columns.items()},
         "n_dead": [sae.n_dead for sae in report.saes],
