@@ -1,4 +1,5 @@
-"""Latent self-consistency where the latents are known: Figures 1 to 3 of paper 5, appendix B.2.
+"""Latent self-consistency where the latents are known: Figures 1 to 3 of 'Latent Recovery',
+appendix B.2.
 
     python benchmarks/latent_recovery.py            # 30 seeds; --seeds 3 for a look
     python benchmarks/latent_recovery.py --draw     # the figures again, from the result file
@@ -162,7 +163,7 @@ def measure(problem: Problem, encoder: torch.Tensor) -> dict[str, Any]:
 
 
 def claims(found: dict[str, Any]) -> dict[str, Any]:
-    """What paper 5 says of this study, and for which k it came out."""
+    """What 'Latent Recovery' says of this study, and for which k it came out."""
     swept = [found["settings"][name] for name in SETTINGS[: len(LAMBDAS)]]
 
     def means(metric: str, i: int) -> list[float]:

@@ -1,8 +1,8 @@
 """How well codes recover latents, where these are known: x_p = W_p x.
 
-The bounds of paper 5, section 3 on the error of a code, and the terms by which the loss of WSAE
-differs from it (paper 3, Theorem 4). Concepts are rows here, as in `SAE.W_dec`: W_p has shape
-[latents, d_in] and x_p = x W_p. Leading dimensions, one model each, broadcast.
+The bounds of 'Latent Recovery', section 3 on the error of a code, and the terms by which the loss
+of WSAE differs from it (Cui et al. 2025, Theorem 4). Concepts are rows here, as in `SAE.W_dec`: W_p
+has shape [latents, d_in] and x_p = x W_p. Leading dimensions, one model each, broadcast.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def lemma_1(
     Float[torch.Tensor, "*models samples"],
     Float[torch.Tensor, "*models samples"],
 ]:
-    """Both sides of Lemma 1 of paper 5: |(D^-1/2 x_m - x~)_S|, and its upper bound
+    """Both sides of Lemma 1 of 'Latent Recovery': |(D^-1/2 x_m - x~)_S|, and its upper bound
     (k - 1) mu |x~| + |(x~ - relu(x~))_S|, with x~ = D^1/2 x and S the support of x.
 
     It holds where codes are relu(x_p W_p^T): encoder and concepts are the same matrix.
@@ -45,7 +45,8 @@ def theorem_2(
     encoder: Float[torch.Tensor, "*models d_in latents"],
     concepts: Float[torch.Tensor, "*models latents d_in"],
 ) -> Float[torch.Tensor, "*models samples"]:
-    """The lower bound |x_t - x_m| / L on |x_m - x| (Theorem 2 of paper 5, L of Corollary 3).
+    """The lower bound |x_t - x_m| / L on |x_m - x| (Theorem 2 of 'Latent Recovery', L of Corollary
+    3).
 
     It holds where codes are F(x) = relu(x W_p W_enc), without biases, and `again` = F(codes): the
     decoder is W_p. The encoder need not be its transpose: F is |W_p W_enc|-Lipschitz anyway.
@@ -84,7 +85,7 @@ def reweighting_gap(
     decoder: Float[torch.Tensor, "*models latents d_in"],
     squared_weights: Float[torch.Tensor, "*models d_in"],
 ) -> ReweightingGap:
-    """The terms of Theorem 4 of paper 3, as they follow from x_p = x W_p.
+    """The terms of Theorem 4 of Cui et al. 2025, as they follow from x_p = x W_p.
 
     Args:
         codes: Matched to the latents: code i stands for latent i.

@@ -1,4 +1,5 @@
-"""Dictionary health with and without latent self-consistency (Tables 1 and 2 of paper 5, B.3).
+"""Dictionary health with and without latent self-consistency (Tables 1 and 2 of 'Latent Recovery',
+B.3).
 
     python benchmarks/self_consistency_study.py          # needs `make real`
     python benchmarks/self_consistency_study.py --kinds "ReLU + L1" --l1 0.5 --name NAME

@@ -1,4 +1,5 @@
-"""Training and comparing SAEs at the size of paper 1's synthetic study; measures nothing itself."""
+"""Training and comparing SAEs at the size of Nelson et al. 2026's synthetic study; measures nothing
+itself."""
 
 from __future__ import annotations
 

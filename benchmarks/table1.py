@@ -1,4 +1,4 @@
-"""Table 1 of paper 1: four variants on two kinds of synthetic data, three seeds each.
+"""Table 1 of Nelson et al. 2026: four variants on two kinds of synthetic data, three seeds each.
 
     python benchmarks/table1.py                       # everything
     python benchmarks/table1.py --data iid --variants AbsTopK iSAE-ME

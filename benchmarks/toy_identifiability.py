@@ -1,4 +1,5 @@
-"""When does an SAE find the concepts of toy data? Three conditions of paper 3, one at a time.
+"""When does an SAE find the concepts of toy data? Three conditions of Cui et al. 2025, one at a
+time.
 
     python benchmarks/toy_identifiability.py            # minutes on two cores
 

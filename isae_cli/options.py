@@ -52,7 +52,7 @@ Out = Annotated[Path, typer.Option(help="Folder for the report.")]
 Autocast = Annotated[bool, typer.Option("--autocast", help="Run the language model in bfloat16.")]
 Force = Annotated[
     bool,
-    typer.Option("--force", help="Compare SAEs for different models or hooks all the same."),
+    typer.Option("--force", help="Compare SAEs even if they are for different models or hooks."),
 ]
 TrustRemoteCode = Annotated[
     bool,

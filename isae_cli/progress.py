@@ -40,7 +40,8 @@ def _display(bar: Any, *_: Any, **__: Any) -> None:
     done = int(10 * bar.n / bar.total) if bar.total else int(seconds / _SECONDS)
     if done > getattr(bar, "_printed", 0) and seconds >= _LEAST_SECONDS:
         bar._printed = done
-        unit = "steps" if bar.unit == "it" else f"{bar.unit.strip()}s"
+        # SAELens counts samples where it names nothing, and writes the losses beside them
+        unit = "samples" if bar.unit == "it" else f"{bar.unit.strip()}s"
         count = f"{int(bar.n):,}"
         if bar.total:
             count = f"{bar.n / bar.total:.0%}, {count} of {int(bar.total):,}"

@@ -67,7 +67,7 @@ def run_demo(out: Path, n_seeds: int = 2, settings: SyntheticDemo | None = None)
     Writes every SAE to `<out>/<variant>/seed_<s>`, the held-out activations, and the report.
 
     Raises:
-        ValueError: Fewer than two seeds: there is nothing to compare.
+        InputError: Fewer than two seeds: there is nothing to compare.
     """
     _check_seeds(n_seeds)
     with output_folder(out):
@@ -138,8 +138,8 @@ def run_real_demo(out: Path, n_seeds: int = 2, settings: RealDemo | None = None)
     """The same on activations of SmolLM2-135M, all SAEs on one shared forward pass.
 
     Raises:
-        FileNotFoundError: Model or text are not installed; the message says how to get them.
-        ValueError: Fewer than two seeds.
+        MissingInputError: Model or text are not installed; the message says how to get them.
+        InputError: Fewer than two seeds.
     """
     _check_seeds(n_seeds)
     s = settings or RealDemo()
@@ -205,7 +205,7 @@ def run_real_demo(out: Path, n_seeds: int = 2, settings: RealDemo | None = None)
 
 def _check_seeds(n_seeds: int) -> None:
     if n_seeds < 2:
-        raise InputError(f"seeds must be >= 2, for there are pairs to compare, got {n_seeds}")
+        raise InputError(f"seeds must be >= 2, because pairs are compared, got {n_seeds}")
 
 
 def _report(

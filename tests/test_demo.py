@@ -47,7 +47,7 @@ def test_one_seed_has_no_pairs(tmp_path):
 
 @pytest.mark.slow
 def test_the_papers_order_comes_out(tmp_path):
-    """Signs help the dictionary, the multistep encoder the codes (paper 1, Table 1)."""
+    """Signs help the dictionary, the multistep encoder the codes (Nelson et al. 2026, Table 1)."""
     topk, abstopk, isae, isae_me = run_demo(tmp_path).rows
     assert topk.mse > 2 * abstopk.mse
     assert topk.dcs < 0.9

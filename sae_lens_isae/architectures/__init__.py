@@ -36,7 +36,7 @@ def register() -> None:
     """Register every architecture with SAELens. Harmless when repeated or after a reload.
 
     Raises:
-        ValueError: Another package's class holds one of the names; nothing is registered then.
+        InputError: Another package's class holds one of the names; nothing is registered then.
     """
     registries: list[tuple[dict[str, Any], dict[str, Any]]] = [
         (SAE_TRAINING_CLASS_REGISTRY, _TRAINING),

@@ -255,7 +255,7 @@ class ISAETrainingSAE(LossTermsMixin, TopKTrainingSAE):
     ) -> Float[torch.Tensor, "batch 1"]:
         return inverse_norm(sae_in).square()
 
-    # steps are counted here, and torch.compile would compile anew for every count
+    # steps are counted here, and torch.compile would recompile for every count
     @not_compiled
     def begin_step(self, step_input: TrainStepInput) -> None:
         """What comes before a step: checks, the start of the bias, resampling, the number of dead

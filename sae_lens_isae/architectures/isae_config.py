@@ -44,8 +44,8 @@ class ISAETrainingSAEConfig(TopKTrainingSAEConfig, LossTermsConfig):
 
     TopK is `activation="topk", arip_weight=0`; AbsTopK is `arip_weight=0`; iSAE is the default.
     For activations of a real model set `normalize_activations="expected_average_only_in"`: Adam
-    moves the bias by about the learning rate per step whatever the scale of x, and SAELens folds
-    the constant away at the end.
+    moves the bias by about the learning rate per step regardless of the scale of x, and SAELens
+    folds the constant away at the end.
     """
 
     activation: Activation = "abstopk"

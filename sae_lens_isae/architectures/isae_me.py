@@ -1,4 +1,4 @@
-"""iSAE-ME: the multistep encoder with a learned step matrix S (paper 1, section 3.4).
+"""iSAE-ME: the multistep encoder with a learned step matrix S (Nelson et al. 2026, section 3.4).
 
 S acts on the codes as they leave the encoder. With unit-norm atoms
 (`rescale_acts_by_decoder_norm=True`) these do not depend on the decoder's norms, and the recursion

@@ -33,7 +33,7 @@ class NonFiniteWatch:
         """Raise for the first step with a NaN or infinite loss.
 
         Raises:
-            ValueError: It names the step.
+            InputError: It names the step.
         """
         for step, loss in self._losses.pop(wait):
             if self._first_bad is None and not math.isfinite(float(loss)):

@@ -1,4 +1,5 @@
-"""The training recipe that all variants share (paper 1, 'Training recipe', after Gao et al. 2024).
+"""The training recipe that all variants share (Nelson et al. 2026, 'Training recipe', after Gao et
+al. 2024).
 
 Unit-norm inputs enter through the loss alone. Without an encoder bias AbsTopK(W (x - b)), TopK and
 the multistep recursion are positively homogeneous in x - b, so scaling x - b to unit norm and the
@@ -16,7 +17,7 @@ _SMALLEST_DISTANCE = 1e-30
 
 
 def inverse_norm(x: Float[torch.Tensor, "batch d_in"]) -> Float[torch.Tensor, "batch 1"]:
-    """1 / |x| per token, and 0 for a zero token, which thereby drops out of every loss."""
+    """1 / |x| per token, and 0 for a zero token, so that it drops out of every loss."""
     norm = x.norm(dim=-1, keepdim=True)
     return torch.where(norm > 0, 1 / norm, 0.0)
 

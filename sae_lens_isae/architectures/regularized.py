@@ -126,6 +126,11 @@ def regularize(
 
     Returns:
         The training class and its config. The config has the fields of `LossTermsConfig` too.
+
+    Examples:
+        >>> sae_class, config_class = regularize(TopKTrainingSAE, TopKTrainingSAEConfig)
+        >>> config_class(d_in=16, d_sae=32, k=2, arip_weight=0.1).architecture()
+        'regularized_topk'
     """
     architecture = _PREFIX + config_class.architecture()
     shared = {

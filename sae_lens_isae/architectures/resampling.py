@@ -1,4 +1,4 @@
-"""New work for latents that explain nothing of their own.
+"""New directions for latents that explain nothing by themselves.
 
 With noiseless data the error that stays is that of concepts which have no latent, while other
 latents are dead or repeat one another. Either no latent fires for such a concept, or it is merged

@@ -1,7 +1,7 @@
 """When the parts of the recipe act, for a run of so many steps.
 
-For the synthetic data of paper 1 at its size, the same for all variants; `benchmarks/recipe.py`
-changes one part at a time.
+For the synthetic data of Nelson et al. 2026 at its size, the same for all variants;
+`benchmarks/recipe.py` changes one part at a time.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class SyntheticSchedule:
     whitened_share: float = 0.8
     """Of the steps; at 0 there is one phase."""
     resample: bool = True
-    """Whether dead and duplicate latents are placed anew during the first seven tenths."""
+    """Whether dead and duplicate latents are moved during the first seven tenths."""
 
     def sae_settings(self) -> dict[str, Any]:
         """Arguments of `paper_variants`."""

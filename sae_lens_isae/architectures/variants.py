@@ -12,6 +12,11 @@ def paper_variants(arip_weight: float = 0.1, **shared: Any) -> dict[str, ISAETra
     Args:
         arip_weight: Of iSAE and iSAE-ME; the other two are without.
         shared: `d_in`, `d_sae`, `k` and further config fields, the same for all four.
+
+    Examples:
+        >>> variants = paper_variants(d_in=16, d_sae=32, k=2)
+        >>> {name: cfg.architecture() for name, cfg in variants.items()}
+        {'TopK': 'isae', 'AbsTopK': 'isae', 'iSAE': 'isae', 'iSAE-ME': 'isae_me'}
     """
     return {
         "TopK": ISAETrainingSAEConfig(**shared, activation="topk", arip_weight=0.0),

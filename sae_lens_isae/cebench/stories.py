@@ -43,8 +43,8 @@ def load_pairs(source: str | None = None, most: int | None = None) -> list[Story
     Columns are `story1`, `story2`, and `subject_title` or `subject`.
 
     Raises:
-        FileNotFoundError: There is no such file, or the hub does not answer.
-        ValueError: A column is missing, a story is empty, or there are less than two pairs.
+        MissingInputError: There is no such file, or the hub does not answer.
+        InputError: A column is missing, a story is empty, or there are less than two pairs.
     """
     table = _published() if source is None else _read(Path(source))
     subject = next((name for name in _SUBJECT if name in table.columns), None)
@@ -116,8 +116,8 @@ def _published() -> pd.DataFrame:
         dataset: Any = load_dataset(PUBLISHED, split="train")
     except (OSError, ValueError) as error:
         raise MissingInputError(
-            f"the stories {PUBLISHED} cannot be had from the hub; name a file of pairs (--stories) "
-            "with the columns story1, story2, subject_title"
+            f"the stories {PUBLISHED} cannot be downloaded from the hub; name a file of pairs "
+            "(--stories) with the columns story1, story2, subject_title"
         ) from error
     return dataset.to_pandas()
 

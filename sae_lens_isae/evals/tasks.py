@@ -98,7 +98,7 @@ def tasks_of(
     out: Path,
     dependencies: dict[str, dict[str, Any]],
 ) -> list[BenchTask]:
-    """Eval by eval, for what the SAEs share is made for the first of them."""
+    """Eval by eval: the first SAE makes what all of them share."""
     linear = {label: LinearSAE(sae, label) for label, sae in saes.items()}
     signed = {label: has_signed_codes(of_sae) for label, of_sae in linear.items()}
     tasks: list[BenchTask] = []

@@ -67,7 +67,7 @@ def assign(
             best so far is returned with the bound that holds.
 
     Raises:
-        ValueError: There are more rows than columns.
+        InputError: There are more rows than columns.
     """
     if n_rows > n_columns:
         raise InputError(f"cannot give {n_rows} rows a column each, there are {n_columns}")
@@ -178,7 +178,7 @@ def _solve(
 def _obvious(
     candidates: _Candidates, n_rows: int, n_columns: int, floor: float
 ) -> Int[torch.Tensor, " rows"]:
-    """Pairs that some best assignment holds whatever the rest, -1 elsewhere.
+    """Pairs that belong to some best assignment, -1 elsewhere.
 
     Where an entry exceeds the sum of the next best of its row and of its column, exchanging
     partners cannot gain. They are most pairs of two good dictionaries, and leave the solver little.

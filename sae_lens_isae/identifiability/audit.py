@@ -69,7 +69,7 @@ def audit(
         n_kept: Samples whose codes are kept for what needs pairs or groups of samples.
         n_supports: Supports whose eigenvalues are computed, fewer where they are large.
         seed: Of the random pairs.
-        force: Audit SAEs for different models or hooks together all the same.
+        force: Audit SAEs together even if they are for different models or hooks.
         progress: Show progress bars.
 
     Raises:

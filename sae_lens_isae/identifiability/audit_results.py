@@ -16,12 +16,12 @@ from sae_lens_isae.identifiability.verdict import Assumption, condition
 
 @dataclass(frozen=True)
 class SelfConsistency:
-    """One more decode-encode pass (paper 5): how far does the code move?"""
+    """One more decode-encode pass ('Latent Recovery'): how far does the code move?"""
 
     residual: Distribution
     """|F(z) - z| / |z|."""
     residual_in_support: Distribution
-    """The same on the latents of z alone; what paper 5 counts for TopK-like codes."""
+    """The same on the latents of z alone; what 'Latent Recovery' counts for TopK-like codes."""
     lipschitz: float | None
     """Corollary 3's constant |W_enc W_dec|_2 of the map F; None where the encoder is not an
     activation function after one linear map."""
@@ -55,8 +55,8 @@ class Audit:
     code_norm: Distribution
     """|z| at |x - b| = 1."""
     proxy: Conditioning | None
-    """On the 2k largest pre-activations of each sample (paper 1, 'Measuring aRIP'); None for
-    architectures without pre-activations or without k."""
+    """On the 2k largest pre-activations of each sample (Nelson et al. 2026, 'Measuring aRIP'); None
+    for architectures without pre-activations or without k."""
     pairs: Conditioning
     """On unions of the supports of two random samples (Definition 3.3)."""
     richness: Richness

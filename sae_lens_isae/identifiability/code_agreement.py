@@ -54,7 +54,7 @@ class CodeAgreement:
         """l2 / sqrt(2), from 0 to 1 for codes of equal norm that share nothing.
 
         The paper says 'normalized by the mean norm', but its values fit this scale alone: an IoU of
-        0.113 with an l2 of 0.882 cannot be had on the other.
+        0.113 with an l2 of 0.882 is impossible on the other.
         """
         return self.l2.times(1 / math.sqrt(2))
 

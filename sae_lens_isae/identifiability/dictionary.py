@@ -1,6 +1,6 @@
 """What a dictionary shows without codes, or with no more than how often each latent fires.
 
-Coherence, the Lipschitz constant of Corollary 3, and health: all of paper 5.
+Coherence, the Lipschitz constant of Corollary 3, and health: all of 'Latent Recovery'.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from sae_lens_isae.progress import progress_bar
 from sae_lens_isae.solvers.codes import inner_products
 
 _DEAD_RATE = 1e-4
-"""A latent with a lower usage rate is dead (paper 5, appendix D)."""
+"""A latent with a lower usage rate is dead ('Latent Recovery', appendix D)."""
 _BLOCK_NUMBERS = 2**26
 
 
@@ -28,13 +28,13 @@ class Coherence:
     latents: tuple[int, int]
     """The two latents."""
     rip_bound: float
-    """(k - 1) mu >= delta of any k atoms (Gershgorin), and the factor of paper 5's Lemma 1: code
-    error <= (k - 1) mu |z|; vacuous from 1 on."""
+    """(k - 1) mu, a bound on delta of any k atoms (Gershgorin), and on the relative error of the
+    code of an ideal SAE ('Latent Recovery', Lemma 1). Vacuous from 1 on."""
 
 
 @dataclass(frozen=True)
 class Health:
-    """Dictionary health by paper 5, appendix D."""
+    """Dictionary health as in 'Latent Recovery', appendix D."""
 
     dead_fraction: float
     """Share of latents active in less than one sample of 10,000."""

@@ -42,7 +42,8 @@ class DictionaryMatch:
 
     @property
     def dcs(self) -> float:
-        """Mean cosine over the pairs: dictionary cosine similarity (paper 1, section 4)."""
+        """Mean cosine over the pairs: dictionary cosine similarity (Nelson et al. 2026, section
+        4)."""
         return self.cosine.mean().item()
 
 
@@ -67,6 +68,12 @@ def match_dictionaries(
 
     Raises:
         InputError: The atoms have different dimensions, hold NaN or Inf, or are all zero.
+
+    Examples:
+        >>> atoms = torch.eye(3)
+        >>> match = match_dictionaries(atoms, -atoms[[2, 0, 1]])
+        >>> match.index_b.tolist(), match.sign.tolist(), match.dcs
+        ([1, 2, 0], [-1.0, -1.0, -1.0], 1.0)
     """
     if W_dec_a.ndim != 2 or W_dec_b.ndim != 2 or W_dec_a.shape[1] != W_dec_b.shape[1]:
         raise InputError(

@@ -72,7 +72,7 @@ def pairwise_identifiability(
             as its own encoder uses on that sample.
         found_cosine: A latent counts as found in another SAE from this cosine on, after its sign.
         seed: Of the bootstrap.
-        force: Compare SAEs for different models or hooks all the same.
+        force: Compare SAEs even if they are for different models or hooks.
         progress: Show progress bars.
 
     Raises:
@@ -162,7 +162,7 @@ def _batches(
 
 
 def _break_ties(source: ActivationSource, runs: dict[str, _Run], pairs: list[_Pair]) -> None:
-    """A pass of its own: how codes agree is measured under a matching that is settled."""
+    """A separate pass: agreement is measured under the matching that comes out of it."""
     if not pairs:
         return
     some = {run.name: run for pair in pairs for run in (pair.a, pair.b)}

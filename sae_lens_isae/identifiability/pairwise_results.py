@@ -45,8 +45,8 @@ class SAESummary:
     mse: float
     """Mean |x - x_hat|^2 / |x|^2."""
     r_arip: float | None
-    """Mean R_aRIP over the 2k largest pre-activations of each sample (the R_S column of paper 1);
-    None without pre-activations or where 2k exceeds the latents."""
+    """Mean R_aRIP over the 2k largest pre-activations of each sample (the R_S column of Nelson et
+    al. 2026); None without pre-activations or where 2k exceeds the latents."""
     n_dead: int
     """Latents that no sample activates."""
     n_zero_atoms: int

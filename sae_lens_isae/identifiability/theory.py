@@ -1,4 +1,4 @@
-"""Theorem 3.6 of paper 1 (appendix A) as numbers: its condition and its bounds.
+"""Theorem 3.6 of Nelson et al. 2026 (appendix A) as numbers: its condition and its bounds.
 
 Everything is in units in which the activations, the decoder's bias subtracted, have norm 1, as the
 paper normalises its inputs; so B = 1.

@@ -86,7 +86,7 @@ def from_cached(folder: Path, n_samples: int | None, hook_name: str | None) -> A
     return ActivationSource(n, shape[-1], str(folder), chunks)
 
 
-def _not_activations(path: Path, dtype: str, shape: tuple[int, ...]) -> ValueError:
-    return ValueError(
+def _not_activations(path: Path, dtype: str, shape: tuple[int, ...]) -> InputError:
+    return InputError(
         f"{path} holds {dtype} of shape {shape}, expected floating-point activations [..., d_in]"
     )

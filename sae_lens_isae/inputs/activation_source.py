@@ -46,7 +46,7 @@ class ActivationSource:
         """The activations in float32, at most `size` at a time.
 
         Raises:
-            ValueError: An activation is NaN or Inf, or there are fewer than `n_samples`.
+            InputError: An activation is NaN or Inf, or there are fewer than `n_samples`.
         """
         left = self.n_samples
         for chunk in self.chunks():

@@ -31,7 +31,7 @@ on the text that they were trained on."""
 
 
 def as_source(activations: AnyActivations, saes: Mapping[str, SAE[Any]]) -> ActivationSource:
-    """Activations for SAEs, in whatever form they were given.
+    """Activations for SAEs, however they were given.
 
     Raises:
         InputError: They cannot be read, there are none, or their dimension is not that of an SAE.
@@ -77,8 +77,13 @@ def open_activations(
         hook_name: Column of a cached data set; needed where it has several.
 
     Raises:
-        FileNotFoundError: There is no such file or folder.
-        ValueError: The format is unknown, or it does not hold activations.
+        MissingInputError: There is no such file or folder.
+        InputError: The format is unknown, or it does not hold activations.
+
+    Examples:
+        >>> source = open_activations("synthetic:iid,num_features=32,hidden_dim=16,k=2", 100)
+        >>> source.n_samples, source.d_in
+        (100, 16)
     """
     if name.startswith(SYNTHETIC_PREFIX):
         return _from_generator_name(name, n_samples)
@@ -106,7 +111,7 @@ def from_generator(
 
     def chunks() -> Iterator[torch.Tensor]:
         for number in itertools.count():
-            # every pass draws the same, whatever else draws random numbers meanwhile
+            # every pass draws the same, regardless of other random draws
             with torch.random.fork_rng():
                 torch.manual_seed(seed + number)
                 chunk = model.sample(min(n_samples, _GENERATED))

@@ -20,7 +20,7 @@ def check_comparable(saes: Mapping[str, SAE[Any]], *, force: bool = False) -> li
     A field that an SAE leaves open agrees with everything.
 
     Args:
-        force: Compare SAEs for different models or hooks all the same.
+        force: Compare SAEs even if they are for different models or hooks.
 
     Raises:
         InputError: They are for different models or hooks, and `force` is off.

@@ -143,7 +143,7 @@ def check_hook(model: HookedRootModule, hook_name: str) -> None:
     """Refuse a hook that a model lacks.
 
     Raises:
-        ValueError: The message names the nearest ones.
+        InputError: The message names the nearest ones.
     """
     if hook_name not in model.hook_dict:
         close = get_close_matches(hook_name, list(model.hook_dict), n=3, cutoff=0.3)
@@ -184,7 +184,7 @@ def hook_layer(hook_name: str) -> int:
     """The number of the block in a hook's name.
 
     Raises:
-        ValueError: There is none.
+        InputError: There is none.
     """
     found = re.search(r"\d+", hook_name)
     if found is None:
@@ -195,7 +195,7 @@ def hook_layer(hook_name: str) -> int:
 
 
 def in_bfloat16(model: HookedRootModule) -> HookedRootModule:
-    """Let a model's forward pass run under autocast, and give float32 all the same.
+    """Let a model's forward pass run under autocast, and still return float32.
 
     Losses are computed from the logits in float32.
     """

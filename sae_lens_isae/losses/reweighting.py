@@ -1,4 +1,5 @@
-"""WSAE: a reconstruction loss that weighs the dimensions of the activations (paper 3, section 4).
+"""WSAE: a reconstruction loss that weighs the dimensions of the activations (Cui et al. 2025,
+section 4).
 
     L_WSAE = E |Gamma (x - x_hat)|^2,    Gamma = diag(s^alpha)
 
@@ -70,7 +71,7 @@ def semantic_consistency(
     """Of the samples that activate a dimension (x_j > 0), the share with its most frequent label.
 
     Raises:
-        ValueError: Shapes do not match, labels are no integers, values are not finite, or a
+        InputError: Shapes do not match, labels are no integers, values are not finite, or a
             dimension is never active.
     """
     if activations.ndim != 2 or labels.shape != activations.shape[:1] or not len(labels):

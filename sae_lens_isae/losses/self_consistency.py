@@ -1,4 +1,4 @@
-"""Latent self-consistency (paper 5, section 4).
+"""Latent self-consistency ('Latent Recovery', section 4).
 
 One more decode-encode pass moves a code x_m to x_t = F(x_m), with F(z) = encode(decode(z))
 (equation 24). How far it moves, over the Lipschitz constant of F, is a lower bound on the error of
@@ -27,8 +27,8 @@ class SelfConsistencyConfig(TrainingSAEConfig):
     """Fields of the self-consistency term, inherited by every config that can carry loss terms."""
 
     self_consistency_weight: float = 0.0
-    """Weight of latent self-consistency; 0 switches it off. Paper 5 uses 10 with ReLU and an L1
-    penalty of 10, and 0.5 with TopK."""
+    """Weight of latent self-consistency; 0 switches it off. 'Latent Recovery' uses 10 with ReLU and
+    an L1 penalty of 10, and 0.5 with TopK."""
     self_consistency_warm_up_start: int = 600
     """Training step until which the weight stays 0."""
     self_consistency_warm_up_end: int = 1200
@@ -49,7 +49,7 @@ class SelfConsistencyConfig(TrainingSAEConfig):
         ):
             raise InputError(
                 "self_consistency_weight: with normalize_activations="
-                f"{self.normalize_activations!r} a reconstruction is normalised anew before it is "
+                f"{self.normalize_activations!r} a reconstruction is normalised again before it is "
                 "encoded, so codes before and after are not in the same units; take "
                 "'expected_average_only_in' or 'none'"
             )
@@ -84,7 +84,8 @@ class SelfConsistencyLoss(LossTerm):
         )
 
     def weight_at(self, step: int) -> float:
-        """The weight at a training step: 0, then linear, then full (paper 5, appendix D)."""
+        """The weight at a training step: 0, then linear, then full ('Latent Recovery', appendix
+        D)."""
         if step >= self.end:
             return self.weight
         if step <= self.start:

@@ -48,8 +48,8 @@ class LossTerm(nn.Module, ABC):
     `forward` may be recorded once as a CUDA graph and replayed: it must not wait for the device,
     and what changes from step to step without being a function of the batch goes through `inputs`.
     A term that keeps running statistics registers them as buffers that start at zero: they are
-    saved with training checkpoints, keep their precision whatever the SAE's, and are left out of
-    the exported SAE.
+    saved with training checkpoints, keep their precision regardless of the SAE's, and are left out
+    of the exported SAE.
     """
 
     name: ClassVar[str]
@@ -65,7 +65,7 @@ class LossTerm(nn.Module, ABC):
         the data and first values of statistics. It may wait for the device.
 
         Raises:
-            ValueError: The term cannot work with these activations.
+            InputError: The term cannot work with these activations.
         """
 
     def inputs(
@@ -95,7 +95,7 @@ class LossTerm(nn.Module, ABC):
 
 
 def check_weight(cfg: TrainingSAEConfig, name: str) -> None:
-    """Raise a ValueError unless the field `name` can be the weight of a loss."""
+    """Raise an InputError unless the field `name` can be the weight of a loss."""
     weight = getattr(cfg, name)
     if not (math.isfinite(weight) and weight >= 0):
         raise InputError(f"{name} must be a number >= 0, got {weight}")
@@ -109,7 +109,7 @@ class LossTermsMixin(TrainingSAE[Any]):
     n_steps: int = 0
     """Training steps taken, for schedules and noise. It goes through checkpoints, where SAELens'
     own `n_training_steps` comes back one step short. Read and write it outside of what
-    torch.compile sees: it would compile anew for every value."""
+    torch.compile sees: it would recompile for every value."""
 
     def build_loss_terms(self, term_classes: Iterable[type[LossTerm]]) -> None:
         """Create the terms that the config switches on. Called once, after `super().__init__`."""
@@ -126,8 +126,8 @@ class LossTermsMixin(TrainingSAE[Any]):
             self._terms_are_prepared = True
 
     def encode_again(self, ctx: StepContext) -> Float[torch.Tensor, "batch d_sae"]:
-        """Codes of this step's reconstruction: the second half of the latent self-map (paper 5,
-        equation 24)."""
+        """Codes of this step's reconstruction: the second half of the latent self-map ('Latent
+        Recovery', equation 24)."""
         return dense_codes(self.encode_with_hidden_pre(ctx.sae_out)[0])
 
     def code_scale(self) -> Float[torch.Tensor, " d_sae"] | float:

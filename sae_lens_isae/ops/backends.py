@@ -35,7 +35,7 @@ def use_backend(backend: Backend) -> Generator[None, None, None]:
             float16; 'auto' chooses by size and device.
 
     Raises:
-        ValueError: No such backend.
+        InputError: No such backend.
     """
     if backend not in get_args(Backend):
         raise InputError(f"backend must be one of {get_args(Backend)}, got {backend!r}")

@@ -1,4 +1,4 @@
-"""The multistep encoder (paper 1, section 3.4, after Gregor & LeCun 2010).
+"""The multistep encoder (Nelson et al. 2026, section 3.4, after Gregor & LeCun 2010).
 
     u(i) = z(i-1) S + (x - b) W_enc,   z(i) = keep_k(u(i)),   z(0) = 0        (equation 10)
 

@@ -33,7 +33,7 @@ def select_largest(
             either case: the ReLU of TopK is the caller's.
 
     Raises:
-        ValueError: k is not between 1 and the number of columns.
+        InputError: k is not between 1 and the number of columns.
     """
     return _select(u, None, k, signed)[0]
 

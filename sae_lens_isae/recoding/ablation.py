@@ -1,4 +1,4 @@
-"""Do the features that an algorithm picks matter to the model? "Which Sparse Code?", appendix G."""
+"""Do the features that an algorithm picks matter to the model? 'Which Sparse Code?', appendix G."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""How far two codes of the same samples on one dictionary agree: paper 4, appendices B and D."""
+"""How far two codes of the same samples on one dictionary agree: 'Which Sparse Code?', appendices B
+and D."""
 
 from __future__ import annotations
 
@@ -60,7 +61,7 @@ def compare_with_encoder(
         n_components: Of the codes, for R2 and CCA; fewer where the samples do not span as many.
 
     Raises:
-        ValueError: There are no samples, or not the same number of codes.
+        InputError: There are no samples, or not the same number of codes.
     """
     if not len(target) == len(encoder.indices) == len(other.indices) > 0:
         raise InputError(

@@ -1,4 +1,4 @@
-"""The sparse coding algorithms of "Which Sparse Code?" on an SAE's dictionary.
+"""The sparse coding algorithms of 'Which Sparse Code?' on an SAE's dictionary.
 
 `algorithms` lists them. Each codes the same samples with the encoder's own number of latents. Where
 codes have signs, solvers rank magnitudes. Elsewhere they follow Algorithms 1 to 3 of the paper, in
@@ -28,7 +28,7 @@ class Samples:
 
     x: Float[torch.Tensor, "samples d_in"]
     target: Float[torch.Tensor, "samples d_in"]
-    """What the atoms are to explain: x less what the decoder adds whatever the code."""
+    """What the atoms are to explain: x without the decoder's offset."""
     codes: SparseCodes
     """The encoder's."""
     k: Int[torch.Tensor, " samples"]

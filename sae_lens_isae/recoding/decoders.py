@@ -1,4 +1,4 @@
-"""Is the decoder determined by the codes? Refitted decoders of paper 4, appendix F."""
+"""Is the decoder determined by the codes? Refitted decoders of 'Which Sparse Code?', appendix F."""
 
 from __future__ import annotations
 
@@ -40,15 +40,15 @@ class RefittedDecoder:
 def refit_decoder(
     codes: SparseCodes, target: Float[torch.Tensor, "samples d_in"], ridge: float = 1e-6
 ) -> RefittedDecoder:
-    """D* = argmin |X - Z D|^2 + ridge |D|^2 (paper 4, equation 3), in float64.
+    """D* = argmin |X - Z D|^2 + ridge |D|^2 ('Which Sparse Code?', equation 3), in float64.
 
     Solved in the dual, Z^T (Z Z^T + ridge I)^-1 X, where fewer samples than latents are active.
 
     Args:
-        target: X, what the decoder adds whatever the code subtracted.
+        target: X, without the decoder's offset.
 
     Raises:
-        ValueError: ridge is not positive.
+        InputError: ridge is not positive.
     """
     if not ridge > 0:
         raise InputError(f"ridge must be > 0, got {ridge}")

@@ -126,7 +126,7 @@ class PromptedModel:
         """At the last position of every prompt.
 
         Raises:
-            ValueError: The model has no such hook.
+            InputError: The model has no such hook.
         """
         if hook_name not in self._activations:
             self.read([hook_name])
@@ -165,7 +165,7 @@ class PromptedModel:
         """Run all prompts once and keep the activations of several hooks, and the answers.
 
         Raises:
-            ValueError: The model has no such hook.
+            InputError: The model has no such hook.
         """
         for name in hook_names:
             check_hook(self.model, name)

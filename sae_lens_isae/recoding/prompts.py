@@ -28,8 +28,8 @@ def load_prompts(path: Path) -> list[Prompt]:
     with one (`"3 + 4 = ",7`).
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: A column is missing, a row is empty, or there are no rows.
+        MissingInputError: There is no such file.
+        InputError: A column is missing, a row is empty, or there are no rows.
     """
     if not path.is_file():
         raise MissingInputError(f"there is no file of prompts {path}")

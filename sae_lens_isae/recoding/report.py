@@ -92,7 +92,7 @@ class RecodingReport(Report):
                 "Do the codes determine the decoder?",
                 [
                     "Cosine of atoms refitted to a method's codes with the SAE's own. Few samples "
-                    "leave atoms undetermined whatever the codes: compare methods, not with 1.",
+                    "leave atoms undetermined for any codes: compare methods, not with 1.",
                     lines(self.saes, "decoders", "k", "cosine", log=True),
                 ],
             ),

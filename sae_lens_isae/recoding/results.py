@@ -15,7 +15,7 @@ SCHEMA = "sae-lens-isae/recode/1"
 
 @dataclass(frozen=True, kw_only=True)
 class RecodeSettings:
-    """What is computed; the defaults are paper 4's."""
+    """What is computed; the defaults are those of 'Which Sparse Code?'."""
 
     exclude: tuple[int, ...] = (1, 2, 3)
     """OMP without the encoder's largest N features, for these N."""

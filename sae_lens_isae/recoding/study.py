@@ -1,4 +1,4 @@
-"""The whole study of "Which Sparse Code?" on one or more SAEs."""
+"""The whole study of 'Which Sparse Code?' on one or more SAEs."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def recode(
             this package.
         settings: What is computed; the defaults are the paper's.
         cache: Folder for finished parts, with which an interrupted study goes on.
-        force: Code one set of activations with SAEs for different models or hooks all the same.
+        force: Accept SAEs that are for different models or hooks.
         progress: Show progress bars.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The tables of "Which Sparse Code?", for the terminal and the page."""
+"""The tables of 'Which Sparse Code?', for the terminal and the page."""
 
 from __future__ import annotations
 

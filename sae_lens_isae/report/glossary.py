@@ -12,8 +12,8 @@ PAIRWISE = {
     "codes have signs.",
     "l2": "mean distance of matched codes over their mean norm; 0: same codes, about 1.4: "
     "unrelated ones.",
-    "l2/√2": "the same from 0 to 1: the scale of the tables of Nelson et al., whose values cannot "
-    "be had on the other.",
+    "l2/√2": "the same from 0 to 1: the scale of the tables of Nelson et al., whose values are "
+    "impossible on the other.",
     "Oracle": "IoU and l2 with orthogonal matching pursuit on the dictionaries instead of the "
     "SAEs' encoders; better than theirs: the encoder is what limits agreement.",
     "±": "half the 95% bootstrap interval over activations.",
@@ -51,9 +51,9 @@ AUDIT = {
     "its norm (A6).",
     "mu": "coherence: the largest |cosine| of two atoms.",
     "(k - 1) mu": "bound on delta for any k atoms, and on the relative code error of an ideal SAE "
-    "(paper 5, Lemma 1); vacuous from 1 on.",
-    "self-consistency": "how far a code moves by one more decode and encode, over its norm (paper "
-    "5); in support: on its own latents alone.",
+    "('Latent Recovery', Lemma 1); vacuous from 1 on.",
+    "self-consistency": "how far a code moves by one more decode and encode, over its norm; in "
+    "support: on its own latents alone.",
     "Lipschitz": "|W_enc W_dec|, the largest factor by which that pass stretches (Corollary 3).",
     "error bound": "in-support self-consistency over Lipschitz: if the dictionary were the true "
     "one, codes would be wrong by at least this share of their norm (Theorem 2).",

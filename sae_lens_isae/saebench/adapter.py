@@ -61,7 +61,7 @@ class SAEBenchAdapter:
         form: `non_negative` unfolds signed codes; an SAE without signs has one form only.
 
     Raises:
-        ValueError: The SAE does not rebuild its input, or does not name its hook or model.
+        InputError: The SAE does not rebuild its input, or does not name its hook or model.
     """
 
     def __init__(
@@ -156,7 +156,7 @@ class SAEBenchAdapter:
     def to(
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> SAEBenchAdapter:
-        """Itself: activations of any type are taken. Raises ValueError for another device."""
+        """Itself: activations of any type are taken. Raises InputError for another device."""
         del dtype
         if device is not None and torch.device(device).type != torch.device(self.device).type:
             raise InputError(f"this SAE is on {self.device}, load it on {device}")
@@ -174,7 +174,7 @@ class _Kept(NamedTuple):
     batch: Float[torch.Tensor, "*tokens d_in"]
     distinct: _Distinct
     code: Float[torch.Tensor, "distinct f"]
-    """Sparse, and dense anew for every call: SAEBench ablates in place."""
+    """Sparse, and made dense for every call, because SAEBench ablates in place."""
     offset: Float[torch.Tensor, "#distinct d_in"]
 
 

@@ -117,7 +117,7 @@ class BenchData:
         """Refuse sizes that a user asked for and a data set lacks.
 
         Raises:
-            ValueError: A data set has fewer texts.
+            InputError: A data set has fewer texts.
         """
         for name in self.probing or ():
             found = self.texts[name].sizes(settings.train_size, settings.test_size)
@@ -144,8 +144,8 @@ def choose_data(
         probe_data: Names of sae-probes or CSV files, for sparse probing in place of the others.
 
     Raises:
-        ValueError: The source is unknown, or a data set is unusable.
-        FileNotFoundError: A data set or package is missing.
+        InputError: The source is unknown, or a data set is unusable.
+        MissingInputError: A data set or package is missing.
     """
     if source not in ("auto", "hub", "offline"):
         raise InputError(f"data must be auto, hub or offline, got {source!r}")
@@ -163,7 +163,7 @@ def choose_data(
 
 
 def hub_answers() -> bool:
-    """Whether SAEBench's data sets can be had from the hub; asked once, for a few seconds."""
+    """Whether the hub answers with SAEBench's data sets; asked once, for a few seconds."""
     if constants.HF_HUB_OFFLINE:
         return False
     try:

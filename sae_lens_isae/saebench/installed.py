@@ -25,7 +25,7 @@ def saebench_version() -> str:
     """The version that is installed.
 
     Raises:
-        FileNotFoundError: None is, or one that this package was not tried with.
+        MissingInputError: None is, or one that this package was not tried with.
     """
     try:
         installed = version("sae-bench")
@@ -43,7 +43,7 @@ def module(name: str) -> ModuleType:
     """A module of SAEBench or sae-probes.
 
     Raises:
-        FileNotFoundError: It cannot be imported; the message says what to install.
+        MissingInputError: It cannot be imported; the message says what to install.
     """
     saebench_version()
     try:
@@ -63,7 +63,7 @@ def probes_folder() -> Path:
     """Where sae-probes keeps its labelled text.
 
     Raises:
-        FileNotFoundError: It is not installed.
+        MissingInputError: It is not installed.
     """
     spec = find_spec("sae_probes")
     if spec is None or not spec.submodule_search_locations:

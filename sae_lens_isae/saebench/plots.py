@@ -36,7 +36,7 @@ def plot_with_saebench(folder: Path, names: Sequence[str]) -> list[Path]:
         The pictures.
 
     Raises:
-        FileNotFoundError: What SAEBench plots with is not installed.
+        MissingInputError: What SAEBench plots with is not installed.
     """
     plt = module("matplotlib.pyplot")
     graphing = module("sae_bench.sae_bench_utils.graphing_utils")

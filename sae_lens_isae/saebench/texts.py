@@ -114,8 +114,8 @@ def labelled_texts(source: str) -> dict[str, str]:
     Texts that occur with several labels are left out.
 
     Raises:
-        FileNotFoundError: There is no such data set or file; the message says which there are.
-        ValueError: The columns are not those, or all labels are equal.
+        MissingInputError: There is no such data set or file; the message says which there are.
+        InputError: The columns are not those, or all labels are equal.
     """
     path = Path(source)
     if path.suffix == ".csv":
@@ -136,7 +136,7 @@ def text_set(source: str, most_classes: int = 5) -> TextSet:
     """The texts of a data set by class, the largest classes of those that have many.
 
     Raises:
-        FileNotFoundError, ValueError: As `labelled_texts`, or a class has too few texts.
+        InputError: As `labelled_texts`, or a class has too few texts.
     """
     by_label: dict[str, list[str]] = defaultdict(list)
     for text, label in labelled_texts(source).items():
@@ -165,7 +165,7 @@ def two_label_texts(name: str, draw: int = 0) -> TwoLabelTexts:
         draw: Which texts are for training and which for testing.
 
     Raises:
-        FileNotFoundError: sae-probes is not installed.
+        MissingInputError: sae-probes is not installed.
     """
     first_source, second_source, first, second = TWO_LABEL_SETS[name]
     of_second = labelled_texts(second_source)

@@ -150,7 +150,7 @@ def check_problem(
     """The number of atoms for every sample, on the CPU.
 
     Raises:
-        ValueError: Shapes do not fit, or k is out of range.
+        InputError: Shapes do not fit, or k is out of range.
     """
     d_sae, d_in = dictionary.shape
     if x.ndim != 2 or x.shape[1] != d_in:

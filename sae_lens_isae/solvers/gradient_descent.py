@@ -1,4 +1,4 @@
-"""Gradient descent with an adaptive l1 penalty ('GD-sparse'): paper 4, Algorithm 3."""
+"""Gradient descent with an adaptive l1 penalty ('GD-sparse'): 'Which Sparse Code?', Algorithm 3."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def gd_sparse(
 
     Every sample has its own lambda: each 50 steps it grows by half where more than 1.2 k
     coefficients are non-zero, and shrinks to 0.7 of itself where fewer than 0.8 k are. It costs
-    4 samples d_sae d_in flops a step, whatever the sparsity.
+    4 samples d_sae d_in flops a step, independent of the sparsity.
 
     Args:
         x: Signals, the decoder's bias subtracted.
@@ -51,7 +51,7 @@ def gd_sparse(
         progress: Label of a progress bar; none without it.
 
     Raises:
-        ValueError: k is out of range, or shapes differ.
+        InputError: k is out of range, or shapes differ.
     """
     k_each = check_problem(x, dictionary, k).to(dictionary.device)
     atoms = unit_atoms(dictionary)

@@ -1,4 +1,4 @@
-"""Iterative hard thresholding (Blumensath & Davies 2008): paper 4, Algorithm 2."""
+"""Iterative hard thresholding (Blumensath & Davies 2008): 'Which Sparse Code?', Algorithm 2."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def iht(
         progress: Label of a progress bar; none without it.
 
     Raises:
-        ValueError: k is out of range, shapes differ, or init belongs to another problem.
+        InputError: k is out of range, shapes differ, or init belongs to another problem.
     """
     k_each = check_problem(x, dictionary, k)
     atoms = unit_atoms(dictionary)

@@ -1,4 +1,5 @@
-"""Orthogonal matching pursuit (Pati et al. 1993), batched: the oracle solver of paper 1."""
+"""Orthogonal matching pursuit (Pati et al. 1993), batched: the oracle solver of Nelson et al.
+2026."""
 
 from __future__ import annotations
 
@@ -56,9 +57,10 @@ def omp(
         x: Signals, the decoder's bias subtracted.
         dictionary: Atoms; they are normalised here, and an all-zero atom is never useful.
         k: Atoms per sample, one number or one for each (which may be 0).
-        selection: `absolute` takes the largest |correlation| (paper 1's oracle), `signed` the
-            largest correlation (paper 4, Algorithm 1); the least squares is unconstrained in both.
-        exclude: Atoms that a sample may not use (paper 4's OMP-exclude-top-N).
+        selection: `absolute` takes the largest |correlation|, as the oracle of Nelson et al. 2026,
+            `signed` the largest correlation ('Which Sparse Code?', Algorithm 1). The least squares
+            is unconstrained in both.
+        exclude: Atoms that a sample may not use (OMP-exclude-top-N).
         gram: `gram_matrix(dictionary)` where the caller has it. Otherwise it is built where that
             saves work and memory allows.
         progress: Label of a progress bar; none without it.
@@ -67,7 +69,13 @@ def omp(
         Codes in the order of selection.
 
     Raises:
-        ValueError: k is out of range, shapes differ, or the selection is unknown.
+        InputError: k is out of range, shapes differ, or the selection is unknown.
+
+    Examples:
+        >>> x = torch.tensor([[3.0, 0.0, -2.0]])
+        >>> codes = omp(x, torch.eye(3), k=2)
+        >>> codes.to_dense().tolist()
+        [[3.0, 0.0, -2.0]]
     """
     if selection not in ("absolute", "signed"):
         raise InputError(f"selection must be 'absolute' or 'signed', got {selection!r}")

@@ -1,4 +1,5 @@
-"""Blind mixing: k-sparse positive latents over correlated concepts (paper 5, appendix B.2)."""
+"""Blind mixing: k-sparse positive latents over correlated concepts ('Latent Recovery', appendix
+B.2)."""
 
 from __future__ import annotations
 

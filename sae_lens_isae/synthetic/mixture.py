@@ -1,4 +1,4 @@
-"""Concepts in clusters: the mixture setting of paper 1, section 4."""
+"""Concepts in clusters: the mixture setting of Nelson et al. 2026, section 4."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def mixture_atoms(
             i.i.d. setting.
 
     Raises:
-        ValueError: A setting is out of range.
+        InputError: A setting is out of range.
     """
     if n_clusters < 1:
         raise InputError(f"n_clusters must be >= 1, got {n_clusters}")

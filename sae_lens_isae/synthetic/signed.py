@@ -1,4 +1,4 @@
-"""Signed k-sparse codes over random concepts: the i.i.d. setting of paper 1, section 4.
+"""Signed k-sparse codes over random concepts: the i.i.d. setting of Nelson et al. 2026, section 4.
 
 SAELens' own generator applies ReLU to the codes, also after its modifiers.
 """

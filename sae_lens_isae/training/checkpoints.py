@@ -194,8 +194,7 @@ def _resume(
         else:
             trainer.load_checkpoint(folder)
     for each in [trainer] if isinstance(trainer, SAETrainer) else [*trainer.trainers.values()]:
-        # SAELens writes checkpoints before it counts the step, and saves those anew that a run
-        # has passed
+        # SAELens writes checkpoints before it counts the step, and would save passed ones again
         each.n_training_steps = each.n_training_samples // each.cfg.train_batch_size_samples
     trainer.n_training_steps = trainer.n_training_samples // trainer.cfg.train_batch_size_samples
     trainer.checkpoint_thresholds = [
@@ -213,7 +212,7 @@ def _resume(
     reason = "activations are prefetched" if stream is None else f"it has no {STATE_FILENAME}"
     warnings.warn(
         f"{folder} is not resumed exactly, since {reason}: the text goes on near "
-        f"{store.n_dataset_processed} texts, and the buffer is filled anew",
+        f"{store.n_dataset_processed} texts, and the buffer is refilled",
         stacklevel=3,
     )
 

@@ -91,8 +91,8 @@ def train(
         n_kept_activations: Held-out activations saved beside the SAEs; 0 saves none.
 
     Raises:
-        ValueError: A setting cannot be honoured.
-        FileNotFoundError: The model or text of a package is missing; says what to install.
+        InputError: A setting cannot be honoured.
+        MissingInputError: The model or text of a package is missing; says what to install.
     """
     if n_seeds < 1:
         raise InputError(f"seeds must be >= 1, got {n_seeds}")
@@ -124,7 +124,7 @@ def train_together(
         saes: By name; each is saved to `<output_path>/<name>`.
 
     Raises:
-        ValueError: SAELens cannot do it with several SAEs at once.
+        InputError: SAELens cannot do it with several SAEs at once.
     """
     for name in _NOT_WITH_SEVERAL_SAES:
         if getattr(cfg, name):
@@ -310,7 +310,7 @@ def _finish(
     store, model = runner.activations_store, runner.model
     output = Path(cfg.output_path) if cfg.output_path is not None else None
     activations_path = None
-    # before the evaluation, which starts the text anew
+    # before the evaluation, which restarts the text
     if output is not None and n_kept_activations > 0:
         activations_path = output / ACTIVATIONS_FILENAME
         kept = {"activations": _next_activations(store, n_kept_activations)}

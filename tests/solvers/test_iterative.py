@@ -1,4 +1,4 @@
-"""IHT and GD-sparse against paper 4's algorithms, written out sample by sample."""
+"""IHT and GD-sparse against the algorithms of 'Which Sparse Code?', sample by sample."""
 
 from __future__ import annotations
 

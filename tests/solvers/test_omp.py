@@ -26,7 +26,7 @@ def signals(n, d_in, seed=0):
 
 
 def pursue_by_hand(x, atoms, k, signed=False, closed=()):
-    """Algorithm 1 of paper 4, one sample, refitted from scratch at every step."""
+    """Algorithm 1 of 'Which Sparse Code?', one sample, refitted from scratch at every step."""
     support, residual = [], x
     for _ in range(k):
         score = atoms @ residual if signed else (atoms @ residual).abs()

@@ -1,4 +1,5 @@
-"""Paper 5, appendix D: exactly k active latents in [0.5, 1], columns with a given correlation."""
+"""'Latent Recovery', appendix D: exactly k active latents in [0.5, 1], columns with a given
+correlation."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ def test_configs_of_paper_1_say_what_their_name_says(path):
         "isae_me": ("isae_me", "abstopk", 0.1),
     }[variant]
     assert (cfg.sae.architecture(), cfg.sae.activation, cfg.sae.arip_weight) == expected
-    if model == "pythia160m":  # paper 1, section 4
+    if model == "pythia160m":  # Nelson et al. 2026, section 4
         assert cfg.hook_name == "blocks.11.hook_resid_post"
         assert (cfg.training_tokens, cfg.train_batch_size_tokens) == (512_000_000, 2048)
         assert (cfg.sae.d_in, cfg.sae.d_sae, cfg.sae.k) == (768, 4096, 40)
