@@ -5,7 +5,7 @@
     python benchmarks/recipe.py --print
 
 Every trial trains one SAE (seed 0) and compares it with the concepts: MSE, mean |cosine| after
-matching, concepts below 0.9 ('lost'), and pairs of latents with |cosine| above 0.9 ('twins').
+matching, concepts below 0.9 ('lost'), and pairs of latents with |cosine| above 0.9 ('near pairs').
 """
 
 from __future__ import annotations
@@ -155,21 +155,21 @@ def measure(sae: TrainingSAE[Any], data: SyntheticModel) -> dict[str, float]:
     """Reconstruction, and how the atoms lie to the concepts and to each other."""
     x = held_out_samples(data)
     atoms = torch.nn.functional.normalize(sae.W_dec, dim=-1)
-    twins = ((atoms @ atoms.T).abs() > 0.9).sum() - len(atoms)
+    near_pairs = ((atoms @ atoms.T).abs() > 0.9).sum() - len(atoms)
     return {
         "mse": unit_norm_mse(sae(x), x).item(),
         **against_truth(sae, data),
-        "twins": int(twins) // 2,
+        "near_pairs": int(near_pairs) // 2,
     }
 
 
 def print_log(rows: list[dict[str, Any]]) -> None:
     """The log as a table."""
-    print("| trial | steps | MSE | DCS to truth | lost | twins |")
+    print("| trial | steps | MSE | DCS to truth | lost | near pairs |")
     print("|---|---|---|---|---|---|")
     for r in rows:
         mse = f"{r['mse']:.5f}" if r["mse"] < 10 else f"{r['mse']:.1e}"
-        found = f"{mse} | {r['dcs_to_truth']:.4f} | {r['lost']} | {r['twins']}"
+        found = f"{mse} | {r['dcs_to_truth']:.4f} | {r['lost']} | {r['near_pairs']}"
         print(f"| {r['trial']} | {r['steps']} | {found} |")
 
 

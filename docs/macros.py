@@ -94,6 +94,12 @@ def define_env(env: Any) -> None:
         return _shown(_at(load(name), path), form)
 
     @env.macro
+    def trial(name: str, column: str, form: str = "") -> str:
+        """One number of the log of the recipe, by the name of its trial."""
+        (row,) = (row for row in load("recipe")["rows"] if row["trial"] == name)
+        return _shown(row[column], form)
+
+    @env.macro
     def glossary(name: str) -> str:
         """The numbers of a command, from the words of its reports."""
         from sae_lens_isae.report import glossary as words

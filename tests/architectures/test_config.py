@@ -60,13 +60,13 @@ def test_bad_multistep_value_is_named(config, field, value):
 
 
 @pytest.mark.parametrize(("field", "value"), [("arip_weight", -1.0), ("k", 30)])
-def test_bad_term_value_is_named_on_a_stock_twin(field, value):
+def test_bad_term_value_is_named_on_a_regularized_config(field, value):
     settings = {"d_in": 8, "d_sae": 40, "k": 3, "arip_weight": 0.1, field: value}
     with pytest.raises(ValueError, match=field):
         RegularizedTopKTrainingSAEConfig(**settings)
 
 
-def test_a_twin_without_terms_accepts_what_stock_accepts():
+def test_a_regularized_config_without_terms_accepts_what_stock_accepts():
     RegularizedTopKTrainingSAEConfig(d_in=8, d_sae=40, k=30)
 
 

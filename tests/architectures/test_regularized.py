@@ -25,7 +25,7 @@ from tests.conftest import (
     train_sae,
 )
 
-TWINS = {
+STOCK = {
     "standard": "standard",
     "topk": "topk",
     "abstopk": "abstopk",
@@ -65,19 +65,19 @@ def settings_of(architecture, term):
     return settings
 
 
-PAIRS = [(stock, term) for stock in TWINS for term in TERMS if settings_of(stock, term)]
+PAIRS = [(stock, term) for stock in STOCK for term in TERMS if settings_of(stock, term)]
 
 
-@pytest.mark.parametrize("stock", TWINS)
-def test_twin_without_terms_trains_like_stock(stock):
-    twin = train_sae(config(f"regularized_{stock}"))
+@pytest.mark.parametrize("stock", STOCK)
+def test_regularized_without_terms_trains_like_stock(stock):
+    ours = train_sae(config(f"regularized_{stock}"))
     original = train_sae(config(stock))
     for name, value in original.state_dict().items():
-        torch.testing.assert_close(twin.state_dict()[name], value, rtol=0, atol=0)
+        torch.testing.assert_close(ours.state_dict()[name], value, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(("stock", "term"), PAIRS)
-def test_twin_adds_the_terms_to_the_stock_loss(stock, term):
+def test_regularized_adds_the_terms_to_the_stock_loss(stock, term):
     cfg = config(f"regularized_{stock}", **settings_of(stock, term))
     step = step_input(next(Activations(0.5)))
     step.coefficients = {"l1": 1.0, "l0": 1.0}
@@ -105,7 +105,7 @@ def test_every_architecture_with_every_term_exports_a_stock_sae(tmp_path):
         for key, value in sae.state_dict().items():
             # SAELens itself casts batchtopk's threshold to the SAE's precision when it loads
             torch.testing.assert_close(again.state_dict()[key], value, check_dtype=False)
-        expected[name] = TWINS[stock]
+        expected[name] = STOCK[stock]
     code = """
 import json, sys, torch
 from pathlib import Path

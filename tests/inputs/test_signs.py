@@ -1,4 +1,4 @@
-"""Which SAEs have codes with signs, and the code of the non-negative twin."""
+"""Which SAEs have codes with signs, and the code of the non-negative form."""
 
 from __future__ import annotations
 

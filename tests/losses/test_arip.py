@@ -54,14 +54,14 @@ def test_eigenvalues_give_equation_6(seed, size):
         torch.testing.assert_close(arip_delta(row[None])[0], delta)
 
 
-def test_orthogonal_atoms_have_no_deviation_and_twins_have_the_largest():
+def test_orthogonal_atoms_have_no_deviation_and_equal_atoms_have_the_largest():
     atoms = torch.eye(6, dtype=torch.float64)
     supports = torch.tensor([[0, 1, 2]])
     torch.testing.assert_close(r_arip(gram_eigenvalues(atoms, supports)), torch.zeros(1).double())
-    twins = atoms.clone()
-    twins[1] = -twins[0]
+    opposite = atoms.clone()
+    opposite[1] = -opposite[0]
     torch.testing.assert_close(
-        arip_delta(gram_eigenvalues(twins, torch.tensor([[0, 1]]))), torch.ones(1).double()
+        arip_delta(gram_eigenvalues(opposite, torch.tensor([[0, 1]]))), torch.ones(1).double()
     )
 
 

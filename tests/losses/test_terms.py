@@ -69,12 +69,12 @@ def test_stock_defaults_win_over_the_terms_config():
     """The terms' config stands last among the bases, so a stock default is never overridden."""
 
     @dataclass
-    class Twin(TopKTrainingSAEConfig, LossTermsConfig):
+    class WithTerms(TopKTrainingSAEConfig, LossTermsConfig):
         @classmethod
         def architecture(cls):
             return "topk"
 
-    stock, twin = TopKTrainingSAEConfig(4, 8, k=2), Twin(4, 8, k=2)
+    stock, ours = TopKTrainingSAEConfig(4, 8, k=2), WithTerms(4, 8, k=2)
     for name, value in stock.__dict__.items():
         if name != "metadata":
-            assert getattr(twin, name) == value
+            assert getattr(ours, name) == value

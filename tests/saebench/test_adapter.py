@@ -71,25 +71,25 @@ def test_masked_tokens_and_repeated_decodes(architecture, normalization, form):
 def test_both_forms_rebuild_what_sae_lens_rebuilds(architecture, normalization):
     sae, x = named(architecture, normalization), 3 * torch.randn(20, D_IN)
     expected = sae(x)
-    as_is, twin = SAEBenchAdapter(sae, "as_is"), SAEBenchAdapter(sae, "non_negative")
-    z, z_twin = as_is.encode(x), twin.encode(x)
+    as_is, split = SAEBenchAdapter(sae, "as_is"), SAEBenchAdapter(sae, "non_negative")
+    z, z_split = as_is.encode(x), split.encode(x)
     torch.testing.assert_close(as_is.decode(z), expected, atol=2e-4, rtol=1e-4)
-    torch.testing.assert_close(twin.decode(z_twin), as_is.decode(z), atol=1e-5, rtol=1e-5)
-    assert (z_twin >= 0).all()
-    assert torch.equal((z_twin != 0).sum(-1), (z != 0).sum(-1))
-    torch.testing.assert_close(z_twin.sum(-1), z.abs().sum(-1))
+    torch.testing.assert_close(split.decode(z_split), as_is.decode(z), atol=1e-5, rtol=1e-5)
+    assert (z_split >= 0).all()
+    assert torch.equal((z_split != 0).sum(-1), (z != 0).sum(-1))
+    torch.testing.assert_close(z_split.sum(-1), z.abs().sum(-1))
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_only_signed_codes_are_unfolded(architecture):
     sae = named(architecture)
     assert has_signed_codes(LinearSAE(sae)) == (architecture in SIGNED)
-    twin = SAEBenchAdapter(sae, "non_negative")
-    widths = (len(twin.W_dec), twin.W_enc.shape[1], twin.cfg.d_sae)
+    split = SAEBenchAdapter(sae, "non_negative")
+    widths = (len(split.W_dec), split.W_enc.shape[1], split.cfg.d_sae)
     assert set(widths) == {2 * D_SAE if architecture in SIGNED else D_SAE}
-    assert twin.form == ("non_negative" if architecture in SIGNED else "as_is")
+    assert split.form == ("non_negative" if architecture in SIGNED else "as_is")
     assert SAEBenchAdapter(sae, "as_is").form == "as_is"
-    torch.testing.assert_close(twin.W_dec.norm(dim=-1), torch.ones(len(twin.W_dec)))
+    torch.testing.assert_close(split.W_dec.norm(dim=-1), torch.ones(len(split.W_dec)))
 
 
 def test_a_batch_is_encoded_once_until_it_changes(monkeypatch):

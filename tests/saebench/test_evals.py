@@ -84,7 +84,7 @@ def test_tpp_credits_a_latent_that_fires_negatively_only_when_unfolded(tmp_path)
 
 
 def test_core_before_and_after(tiny_model, two_saes, tmp_path):
-    """CE, KL and what is rebuilt agree; densities and L1 are right on the twin alone."""
+    """CE, KL and what is rebuilt agree; densities and L1 are right on the non-negative form."""
     found = {r.form: r for r in bench(two_saes[:1], tiny_model, tmp_path / "out", codes="both")}
     before, after = found["as_is"].metrics, found["non_negative"].metrics
     for name in ("ce_loss_with_sae", "kl_div_with_sae", "mse", "cossim", "l2_ratio", "l0"):

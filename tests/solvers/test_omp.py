@@ -129,8 +129,8 @@ def test_both_ways_to_the_correlations_choose_by_size(monkeypatch):
 def test_nearly_equal_atoms_in_float32(angle):
     """Coefficients of nearly dependent atoms are large and must still give the projection."""
     atoms = unit_atoms(30, 12, 0).float()
-    twins = torch.nn.functional.normalize(atoms + angle * unit_atoms(30, 12, 1).float(), dim=-1)
-    dictionary, x = torch.cat([atoms, twins]), signals(200, 12).float()
+    near = torch.nn.functional.normalize(atoms + angle * unit_atoms(30, 12, 1).float(), dim=-1)
+    dictionary, x = torch.cat([atoms, near]), signals(200, 12).float()
     codes = omp(x, dictionary, 6)
     residual = x - codes.decode(dictionary)
     touched = torch.nn.functional.normalize(dictionary, dim=-1)[codes.indices]
