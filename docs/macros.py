@@ -42,130 +42,132 @@ def _shown(value: Any, form: str) -> str:
 
 
 def _at(row: dict[str, Any], path: str) -> Any:
+    found: Any = row
     for key in path.split("."):
-        row = row.get(key) if isinstance(row, dict) else None
-    return row
+        found = found.get(key) if isinstance(found, dict) else None
+    return found
+
+
+def made(name: str) -> str:
+    """Device, versions, command and date of a result."""
+    p = load(name)["provenance"]
+    versions = ", ".join(f"{k} {v}" for k, v in p["versions"].items())
+    return (
+        f"*{p['device']}; Python {p['python']}, {versions}; {p['date']}.* "
+        f"Made by `{p['command']}`, kept in `benchmarks/results/{name}.json`."
+    )
+
+
+def rows(
+    name: str,
+    columns: dict[str, str],
+    titles: list[str] | None = None,
+    where: dict[str, Any] | None = None,
+    key: str = "rows",
+) -> str:
+    """Rows of a result, columns by their path in a row, each with its number format."""
+    found = [
+        row
+        for row in load(name)[key]
+        if all(_at(row, path) == value for path, value in (where or {}).items())
+    ]
+    if not found:
+        raise ValueError(f"{name}: no rows where {where}")
+    cells = [[_shown(_at(row, c), form) for c, form in columns.items()] for row in found]
+    return table(titles or list(columns), cells)
+
+
+def tables(name: str) -> str:
+    """All tables of a result that holds them ready-made."""
+    parts = [
+        f"**{found['title']}**\n\n{table(found['headers'], found['rows'])}"
+        for found in load(name)["tables"]
+    ]
+    return "\n\n".join(parts)
+
+
+def value(name: str, path: str, form: str = "") -> str:
+    """One number of a result."""
+    found = _at(load(name), path)
+    if found is None:
+        raise ValueError(f"{name} has no {path}")
+    return _shown(found, form)
+
+
+def trial(name: str, column: str, form: str = "") -> str:
+    """One number of the log of the recipe, by the name of its trial."""
+    (row,) = (row for row in load("recipe")["rows"] if row["trial"] == name)
+    return _shown(row[column], form)
+
+
+def glossary(name: str) -> str:
+    """The numbers of a command, from the words of its reports."""
+    from sae_lens_isae.report import glossary as words
+
+    lines = getattr(words, name)
+    return table(["number", "in one line"], [[k, v] for k, v in lines.items()])
+
+
+def table1() -> str:
+    """Table 1 beside the paper's numbers, mean and standard deviation, and when it was made."""
+    from synthetic_study import table_lines
+
+    found = load("table1")["rows"]
+    dates = [
+        f"- {row['data']}, {row['variant']}, {row.get('recipe', 'ours')}: "
+        f"{row['made']['date']}, {row['made']['device']}"
+        for row in found
+    ]
+    return "\n".join([*table_lines(found), "", *dates])
+
+
+def step_table(dead: float = 0.0) -> str:
+    """A training step over stock `topk`, from step to step and in GPU time."""
+    found = [row for row in load("train_step")["rows"] if row["dead"] == dead]
+    names = [n for n in dict.fromkeys(r["name"] for r in found) if not n.startswith("stock")]
+    lines = []
+    for latents, precision in dict.fromkeys((r["latents"], r["precision"]) for r in found):
+        of = {r["name"]: r for r in found if (r["latents"], r["precision"]) == (latents, precision)}
+        stock = of["stock topk"]
+        cells = [f"{latents:,}", precision, f"{stock['ms']:.1f} ms, {stock['peak_gb']:.1f} GB"]
+        for name in names:
+            row = of.get(name)
+            cells.append(
+                "-"
+                if row is None
+                else f"{row['ratio']:.2f} ({row['ratio_range'][0]:.2f} to "
+                f"{row['ratio_range'][1]:.2f}) / {row['gpu_ratio']:.2f}"
+            )
+        lines.append(cells)
+    return table(["latents", "", "stock `topk`", *names], lines)
+
+
+def solver_table(name: str) -> str:
+    """Solvers: median and range of the turns."""
+    found = load(name)
+    measured, total = found["samples_measured"], found["problem"]["samples"]
+    lines = []
+    for solver in found["rounds"][0]:
+        turns = [turn[solver] for turn in found["rounds"] if solver in turn]
+        seconds = [turn["seconds"] for turn in turns]
+        peak = max(turn["peak_gb"] for turn in turns)
+        faster = found["times_faster_than"].get(solver)
+        lines.append(
+            [
+                solver,
+                str(measured[solver]) if measured[solver] != total else str(total),
+                f"{statistics.median(seconds):.3g} ({min(seconds):.3g} to {max(seconds):.3g})",
+                f"{peak:.1f}",
+                "-"
+                if faster is None
+                else f"{faster['median']:.3g} ({faster['min']:.3g} to {faster['max']:.3g})",
+            ]
+        )
+    headers = ["solver", "samples", "seconds", "peak GB", "`omp` is faster by, per sample"]
+    return table(headers, lines)
 
 
 def define_env(env: Any) -> None:
     """What pages may call."""
-
-    @env.macro
-    def made(name: str) -> str:
-        """Device, versions, command and date of a result."""
-        p = load(name)["provenance"]
-        versions = ", ".join(f"{k} {v}" for k, v in p["versions"].items())
-        return (
-            f"*{p['device']}; Python {p['python']}, {versions}; {p['date']}.* "
-            f"Made by `{p['command']}`, kept in `benchmarks/results/{name}.json`."
-        )
-
-    @env.macro
-    def rows(
-        name: str,
-        columns: dict[str, str],
-        titles: list[str] | None = None,
-        where: dict[str, Any] | None = None,
-        key: str = "rows",
-    ) -> str:
-        """Rows of a result, columns by their path in a row, each with its number format."""
-        found = [
-            row
-            for row in load(name)[key]
-            if all(_at(row, path) == value for path, value in (where or {}).items())
-        ]
-        if not found:
-            raise ValueError(f"{name}: no rows where {where}")
-        cells = [[_shown(_at(row, c), form) for c, form in columns.items()] for row in found]
-        return table(titles or list(columns), cells)
-
-    @env.macro
-    def tables(name: str) -> str:
-        """All tables of a result that holds them ready-made."""
-        parts = [
-            f"**{found['title']}**\n\n{table(found['headers'], found['rows'])}"
-            for found in load(name)["tables"]
-        ]
-        return "\n\n".join(parts)
-
-    @env.macro
-    def value(name: str, path: str, form: str = "") -> str:
-        """One number of a result."""
-        return _shown(_at(load(name), path), form)
-
-    @env.macro
-    def trial(name: str, column: str, form: str = "") -> str:
-        """One number of the log of the recipe, by the name of its trial."""
-        (row,) = (row for row in load("recipe")["rows"] if row["trial"] == name)
-        return _shown(row[column], form)
-
-    @env.macro
-    def glossary(name: str) -> str:
-        """The numbers of a command, from the words of its reports."""
-        from sae_lens_isae.report import glossary as words
-
-        lines = getattr(words, name)
-        return table(["number", "in one line"], [[k, v] for k, v in lines.items()])
-
-    @env.macro
-    def table1() -> str:
-        """Table 1 beside the paper's numbers, mean and standard deviation, and when it was made."""
-        from synthetic_study import table_lines
-
-        found = load("table1")["rows"]
-        made = [
-            f"- {row['data']}, {row['variant']}, {row.get('recipe', 'ours')}: "
-            f"{row['made']['date']}, {row['made']['device']}"
-            for row in found
-        ]
-        return "\n".join([*table_lines(found), "", *made])
-
-    @env.macro
-    def step_table(dead: float = 0.0) -> str:
-        """A training step over stock `topk`, from step to step and in GPU time."""
-        found = [row for row in load("train_step")["rows"] if row["dead"] == dead]
-        names = [n for n in dict.fromkeys(r["name"] for r in found) if not n.startswith("stock")]
-        lines = []
-        for latents, precision in dict.fromkeys((r["latents"], r["precision"]) for r in found):
-            of = {
-                r["name"]: r
-                for r in found
-                if (r["latents"], r["precision"]) == (latents, precision)
-            }
-            stock = of["stock topk"]
-            cells = [f"{latents:,}", precision, f"{stock['ms']:.1f} ms, {stock['peak_gb']:.1f} GB"]
-            for name in names:
-                row = of.get(name)
-                cells.append(
-                    "-"
-                    if row is None
-                    else f"{row['ratio']:.2f} ({row['ratio_range'][0]:.2f} to "
-                    f"{row['ratio_range'][1]:.2f}) / {row['gpu_ratio']:.2f}"
-                )
-            lines.append(cells)
-        return table(["latents", "", "stock `topk`", *names], lines)
-
-    @env.macro
-    def solver_table(name: str) -> str:
-        """Solvers: median and range of the turns."""
-        found = load(name)
-        measured, total = found["samples_measured"], found["problem"]["samples"]
-        lines = []
-        for solver in found["rounds"][0]:
-            turns = [turn[solver] for turn in found["rounds"] if solver in turn]
-            seconds = [turn["seconds"] for turn in turns]
-            peak = max(turn["peak_gb"] for turn in turns)
-            faster = found["times_faster_than"].get(solver)
-            lines.append(
-                [
-                    solver,
-                    str(measured[solver]) if measured[solver] != total else str(total),
-                    f"{statistics.median(seconds):.3g} ({min(seconds):.3g} to {max(seconds):.3g})",
-                    f"{peak:.1f}",
-                    "-"
-                    if faster is None
-                    else f"{faster['median']:.3g} ({faster['min']:.3g} to {faster['max']:.3g})",
-                ]
-            )
-        headers = ["solver", "samples", "seconds", "peak GB", "`omp` is faster by, per sample"]
-        return table(headers, lines)
+    for macro in (made, rows, tables, value, trial, glossary, table1, step_table, solver_table):
+        env.macro(macro)

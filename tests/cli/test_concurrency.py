@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sae_lens_isae.files import output_folder
-from tests.cli.test_malformed import STORIES, for_model
+from tests.cli.malformed.damage import STORIES, for_model
 from tests.conftest import D_IN, complaint
 from tests.training.test_recovery import command_line
 
