@@ -11,6 +11,7 @@ import pytest
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 NEED_MODEL = {"language_model.py"}
+SLOW = {"compare_seeds.py"}
 
 
 def run(name, *args, cwd):
@@ -78,7 +79,13 @@ real = (
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(path.name, marks=real if path.name in NEED_MODEL else ())
+        pytest.param(
+            path.name,
+            marks=[
+                *(real if path.name in NEED_MODEL else ()),
+                *([pytest.mark.slow] if path.name in SLOW else ()),
+            ],
+        )
         for path in sorted(EXAMPLES.glob("*.py"))
     ],
 )

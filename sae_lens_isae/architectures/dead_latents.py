@@ -51,7 +51,7 @@ def dead_latent_loss(
 def first_dead(dead: Bool[torch.Tensor, " d_sae"], n_slots: int) -> Int[torch.Tensor, " slots"]:
     """Indices of the first `n_slots` dead latents, then of living ones if there are fewer.
 
-    The number of slots is the host's to choose, so that it need not wait for the number of dead.
+    The host chooses the number of slots, so it need not wait for the number of dead latents.
     """
     return dead.logical_not().to(torch.uint8).argsort(stable=True)[:n_slots]
 
@@ -74,7 +74,7 @@ def dead_latent_acts(
 class DeadLatentSlots:
     """How many slots the dead latents of a step get, without making the host wait for their number.
 
-    The number of two steps ago counts on a CUDA device; at the first step the host does wait.
+    On a CUDA device it goes by the number of two steps ago; only the first step waits.
     """
 
     def __init__(self) -> None:

@@ -347,7 +347,7 @@ class ISAETrainingSAE(LossTermsMixin, TopKTrainingSAE):
         return self._replayed(self.train_step, inputs, self, self.replay_key())
 
     def replay_key(self) -> Hashable:
-        """What the course of `train_step` depends on besides its inputs."""
+        """What the control flow of `train_step` depends on besides its inputs."""
         return self._slots.n
 
     @override

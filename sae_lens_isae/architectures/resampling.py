@@ -62,7 +62,7 @@ class SharedDirections(NamedTuple):
 def shared_directions(
     residual: Float[torch.Tensor, "batch d_in"], signed: bool, n_directions: int, n_members: int
 ) -> SharedDirections:
-    """Means of residuals that fit together, each begun at one of the largest residuals.
+    """Means of residuals that fit together, each started at one of the largest residuals.
 
     Args:
         signed: A residual may fit by its opposite.
@@ -88,7 +88,7 @@ def _refined(
 
 
 class SplitDirections(NamedTuple):
-    """SharedDirections directions after merged latents were taken apart."""
+    """Directions for idle latents, after merged latents were taken apart."""
 
     direction: Float[torch.Tensor, "directions d_in"]
     latent: Int[torch.Tensor, " directions"]
@@ -145,7 +145,7 @@ def choose_moves(
     How many are idle is never looked at, which would make the host wait.
 
     Args:
-        residual: What the codes leave over. Samples are to be on one scale.
+        residual: What the codes leave over. Samples must be on one scale.
         indices: Of the codes.
         values: Of the codes, on the scale of `residual`.
         dictionary: Atoms with unit norm.
@@ -155,11 +155,11 @@ def choose_moves(
         A unit vector for every latent, and which latents are to move to theirs: idle ones, as far
         as there are directions that no latent at work has yet.
     """
-    # an SAE in half precision has its residuals in float32
+    # residuals are in float32, even those of an SAE in half precision
     dictionary = dictionary.to(residual.dtype)
     d_sae, batch = len(dictionary), len(residual)
     n_directions = min(_MOST_MOVES, max(1, d_sae // _LEAST_STAY), batch)
-    # as many as a latent has samples on average
+    # the number of samples that a latent has on average
     n_members = min(max(_FEWEST_MEMBERS, indices.numel() // d_sae), batch)
     shared = shared_directions(residual, signed, n_directions, n_members)
     strongest = shared.fit.pow(2).sum(-1).argsort(descending=True)

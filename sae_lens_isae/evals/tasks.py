@@ -54,7 +54,7 @@ class BenchTask(NamedTuple):
     form: CodeForm
     path: Path
     mark: str
-    """Tells SAE, form, data and settings."""
+    """Depends on SAE, form, data and settings."""
     depends: dict[str, Any]
     """The data and settings."""
 

@@ -55,7 +55,7 @@ class ReplayedFunction:
         Args:
             function: Must not wait for the device, and must do the same work at every call of one
                 kind.
-            key: What its course depends on besides `inputs`.
+            key: What its control flow depends on besides `inputs`.
         """
         parameters = {n: p for n, p in module.named_parameters() if p.requires_grad}
         tensors, structure = flatten(inputs)

@@ -20,7 +20,7 @@ _DELETE = "delete it, and it is computed again"
 
 
 class StudyCache:
-    """StudyCache of one study by name, kept in a folder, or nowhere without one."""
+    """The finished parts of one study by name, in a folder; without one nothing is kept."""
 
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder

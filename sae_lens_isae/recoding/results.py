@@ -23,7 +23,7 @@ class RecodeSettings:
     """Principal components of the codes for R2 and CCA."""
     gd_samples: int | None = None
     """Samples for GD-sparse, which costs as much as everything else together: 64 by default on a
-    CPU, all on a GPU. StudyCache with several levels share as many among them, unless it is all."""
+    CPU, all on a GPU. Where a part has several levels they share this number, unless it is all."""
     gd_starts: int = 2
     """Random starts of GD-sparse."""
     noise_levels: tuple[float, ...] = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)

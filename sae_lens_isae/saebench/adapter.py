@@ -74,7 +74,7 @@ class SAEBenchAdapter:
         self._linear = LinearSAE(sae)
         self._unfolded = form == "non_negative" and has_signed_codes(self._linear)
         self.progress: tqdm[Any] | None = None
-        """Is advanced by one for every call of `encode`."""
+        """Advances by one at every call of `encode`."""
         self.device = sae.device
         self.dtype = torch.float32
         atoms = self._linear.atoms
@@ -134,7 +134,7 @@ class SAEBenchAdapter:
     def decode(self, z: Float[torch.Tensor, "*tokens f"]) -> Float[torch.Tensor, "*tokens d_in"]:
         """Rebuild activations, from codes of the batch that was encoded last."""
         flat = z.reshape(-1, z.shape[-1])
-        # ablation treats all padding alike; what does not is decoded token by token
+        # ablated codes may still be equal at all padding; otherwise every token is decoded
         alike = self._last if self._last is not None and self._last.holds(flat) else None
         some = (flat if alike is None else flat[alike.rows]).to(self._linear.device).float()
         if self._unfolded:

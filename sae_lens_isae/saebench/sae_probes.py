@@ -71,7 +71,7 @@ def run_sae_probes(context: EvalContext, adapter: SAEBenchAdapter, name: str) ->
 
 @contextlib.contextmanager
 def _unchanged_tokenizer(model: HookedRootModule) -> Generator[None]:
-    """sae-probes turns the tokenizer round, which the evals after it would feel."""
+    """Restore what sae-probes changes on the tokenizer, which later evals would see."""
     tokenizer: Any = model.tokenizer
     sides = tokenizer.truncation_side, tokenizer.padding_side
     try:

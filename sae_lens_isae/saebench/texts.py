@@ -22,7 +22,7 @@ from sae_lens_isae.files import file_stem, fingerprint
 from sae_lens_isae.saebench.installed import probes_folder
 
 _FEWEST = 8
-"""Texts of a class, below which no probe can be trained and tested."""
+"""With fewer texts in a class, no probe can be trained and tested."""
 
 
 @dataclass(frozen=True)
@@ -251,7 +251,7 @@ TPP_SETS = ("97_news_class", "99_sci_cat", "27_art_type")
 """Beside `occupations`."""
 
 _FEW = 100
-"""Texts of a quadrant, below which a two_label_texts is drawn twice."""
+"""With fewer texts in a quadrant, a pair of data sets is drawn twice."""
 
 _OCCUPATIONS = {
     "actor": "61_wikidata_occupation_isactor",

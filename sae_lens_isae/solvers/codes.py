@@ -100,7 +100,7 @@ def _in_range(
 
 _SMALLEST_ENTRY, _LARGEST_ENTRY = 1e-10, 1e15
 GRAM_BYTES = 6 * 2**30
-"""No solver builds a larger Gram matrix; correlations are then taken with the residual itself."""
+"""Largest Gram matrix that a solver builds; beyond it correlations are taken with the residual."""
 
 
 def gram_fits(atoms: Float[torch.Tensor, "d_sae d_in"]) -> bool:

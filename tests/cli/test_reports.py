@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.conftest import D_IN, complaint, isae_config, make_sae
+from isae_cli.app import main
+from tests.conftest import D_IN, complaint, isae_config, make_sae, run_isae
 
 
 @pytest.fixture
@@ -22,7 +23,7 @@ def arguments(tmp_path):
 
 def test_the_same_seed_gives_the_same_report(arguments, tmp_path):
     for out in ("first", "second"):
-        run_pairwise(arguments, tmp_path / out)
+        run_isae(*arguments, "--out", tmp_path / out)
     first, second = (
         {p.name: p.read_bytes() for p in (tmp_path / out).iterdir() if p.suffix == ".json"}
         for out in ("first", "second")
@@ -32,7 +33,7 @@ def test_the_same_seed_gives_the_same_report(arguments, tmp_path):
 
 
 def test_an_interrupted_write_leaves_the_old_report(arguments, tmp_path, monkeypatch):
-    run_pairwise(arguments, tmp_path)
+    run_isae(*arguments, "--out", tmp_path)
     before = (tmp_path / "pairwise.json").read_text()
 
     def half_written(path, *_, **__):
@@ -41,8 +42,9 @@ def test_an_interrupted_write_leaves_the_old_report(arguments, tmp_path, monkeyp
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Path, "write_text", half_written)
-    with pytest.raises(KeyboardInterrupt):
-        run_pairwise(arguments, tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        main([*arguments, "--out", str(tmp_path)])
+    assert stop.value.code == 130
     assert (tmp_path / "pairwise.json").read_text() == before
     assert json.loads(before)["n_samples"] == 64
     assert not list(tmp_path.glob(".*"))
