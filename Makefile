@@ -97,7 +97,7 @@ demo/synthetic/index.html: | $(VENV)/installed
 	$(BIN)/isae demo
 
 docs: $(VENV)/installed-docs demo/synthetic/index.html
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 $(VENV)/installed-dist: $(VENV)/installed
 	$(PIP) --editable '.[dist]'
