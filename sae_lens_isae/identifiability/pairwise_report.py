@@ -66,10 +66,12 @@ class PairwiseReport(Report):
         found = [found_everywhere(s.name, self.latents, len(self.saes) - 1) for s in self.saes]
         n_pairs = f"{len(self.pairs)} pair{'s' if len(self.pairs) > 1 else ''}"
         oracle = "" if mean.oracle_iou is None else f" (oracle {mean.oracle_iou:.3f})"
+        least, most = f"{min(found):.1%}", f"{max(found):.1%}"
+        share = least if least == most else f"{least} to {most}"
         return (
             f"{len(self.saes)} SAEs, {n_pairs}, {self.n_samples} activations: DCS {mean.dcs:.3f}, "
-            f"IoU {mean.sae_iou:.3f}{oracle}, l2 {mean.sae_l2:.3f}; {min(found):.1%} to "
-            f"{max(found):.1%} of the latents were found in all other SAEs."
+            f"IoU {mean.sae_iou:.3f}{oracle}, l2 {mean.sae_l2:.3f}; {share} of the latents were "
+            "found in all other SAEs."
         )
 
     def table1_row(self, variant: str) -> TableRow:
