@@ -7,7 +7,8 @@ import io
 import json
 import re
 import textwrap
-from collections.abc import Sequence
+from argparse import ArgumentError
+from collections.abc import Generator, Sequence
 from dataclasses import fields
 from difflib import get_close_matches
 from pathlib import Path
@@ -53,15 +54,29 @@ def load_runner_config(
         with (
             explained(subject, "is refused by SAELens", advice),
             contextlib.redirect_stderr(usage),
+            _with_nearest_flags(subject),
         ):
             return parse_runner_config(flags)
     except SystemExit as stop:
-        # some mistakes end the parser at once, with the usage of every flag before the reason
+        # before Python 3.13 some mistakes end the parser, with the usage of every flag
         if stop.code in (0, None):
             raise
         said = usage.getvalue().strip().rpartition("error: ")[2]
-        near = _nearest_flags(said)
-        raise InputError(f"{subject} is refused by SAELens: {said}; {near or advice}") from None
+        raise InputError(
+            f"{subject} is refused by SAELens: {said}; {_nearest_flags(said) or advice}"
+        ) from None
+
+
+@contextlib.contextmanager
+def _with_nearest_flags(subject: str) -> Generator[None]:
+    """Say what an unknown flag may have meant; from Python 3.13 on the parser raises for it."""
+    try:
+        yield
+    except ArgumentError as error:
+        near = _nearest_flags(str(error))
+        if not near:
+            raise
+        raise InputError(f"{subject} is refused by SAELens: {error}; {near}") from None
 
 
 def _find_config(config: str | Path) -> Path:
