@@ -167,7 +167,60 @@ def solver_table(name: str) -> str:
     return table(headers, lines)
 
 
+def audit_verdicts() -> str:
+    """What the audit says of the demo's variants, first seed."""
+    lines = []
+    for found in load("measuring")["variants"]:
+        delta = found["delta_on_pairs"][0]["delta"]
+        verdicts = [each["verdict"] for each in found["assumptions"][0]]
+        lines.append([found["variant"], f"{delta['median']:.2f}", f"{delta['max']:.2f}", *verdicts])
+    names = [f"A{i}" for i in range(1, 7)]
+    return table(["", "δ, median", "δ, largest", *names], lines)
+
+
+def recovery_table() -> str:
+    """Error of the codes by weight of the self-consistency term and by k."""
+    found = load("latent_recovery")
+    lines = []
+    for concepts, key in (("uncorrelated", "rho 0"), ("cosine 0.1", "rho 0.1")):
+        settings = found[key]["settings"]
+        for i, k in enumerate(found["setting"]["k"]):
+            errors = [s["latent_error"]["mean"][i] for s in settings.values()]
+            rank = found[key]["spearman_at_lambda_0"]["mean"][i]
+            lines.append([concepts, str(k), *(f"{error:.3f}" for error in errors), f"{rank:.2f}"])
+    names = [name.replace("lambda", "λ =").replace("WSAE", "WSAE, alpha =") for name in settings]
+    return table(["concepts", "k", *names, "Spearman at λ = 0"], lines)
+
+
+def health_table(name: str) -> str:
+    """Dictionary health with and without latent self-consistency, beside the paper's change."""
+    lines = []
+    for kind, rows_of_kind in load(name)["tables"].items():
+        for number, row in rows_of_kind.items():
+            without, with_term = (
+                f"{mean:.4f} ± {spread:.4f}" for mean, spread in (row["without"], row["with"])
+            )
+            change = f"{row['change_percent']:+.1f}%"
+            paper = row.get("paper_change_percent")
+            theirs = "-" if paper is None else f"{paper:+.1f}%"
+            lines.append([kind, number.replace("_", " "), without, with_term, change, theirs])
+    return table(["SAE", "", "without", "with", "change", "the paper's change"], lines)
+
+
 def define_env(env: Any) -> None:
     """What pages may call."""
-    for macro in (made, rows, tables, value, trial, glossary, table1, step_table, solver_table):
+    for macro in (
+        made,
+        rows,
+        tables,
+        value,
+        trial,
+        glossary,
+        table1,
+        step_table,
+        solver_table,
+        audit_verdicts,
+        recovery_table,
+        health_table,
+    ):
         env.macro(macro)

@@ -20,7 +20,11 @@ from sae_lens_isae.losses import StepContext
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "REFERENCES.md")),
+    ROOT / "benchmarks" / "README.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 COMMANDS = typer.main.get_group(app).commands
 
 
@@ -80,7 +84,10 @@ def test_the_functions_it_names_are_there():
 
 
 def test_the_files_it_names_are_there():
-    folders = "losses|ops|inputs|identifiability|recoding|saebench|evals|benchmarks|configs|docs"
+    folders = (
+        "architectures|losses|ops|inputs|solvers|identifiability|recoding|saebench|cebench|evals|"
+        "report|benchmarks|configs|docs|tests"
+    )
     for page in PAGES:
         for name in re.findall(rf"`((?:{folders})/[\w/.]+\.\w+)`", page.read_text("utf-8")):
             places = [ROOT / name, ROOT / "sae_lens_isae" / name]
