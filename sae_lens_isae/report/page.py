@@ -35,7 +35,7 @@ def write_page(path: Path, title: str, sections: Sequence[Section]) -> None:
 
 def html_fragment(parts: Sequence[Part]) -> str:
     """Parts of a page, for a notebook; plots are left to `Report.plot`."""
-    return _TEMPLATES.get_template("parts.html.j2").module.parts(parts)  # pyright: ignore[reportAttributeAccessIssue]
+    return _TEMPLATES.get_template("fragment.html.j2").render(parts=parts)
 
 
 def _figure_html(figure: go.Figure) -> Markup:
