@@ -46,7 +46,6 @@ def audit(
             samples=samples,
             device=device,
             seed=seed,
-            force=force,
             trust_remote_code=trust_remote_code,
         )
         report = run_audit(loaded, source, seed=seed, force=force)

@@ -42,9 +42,6 @@ class CodesChoice(str, Enum):
     BOTH = "both"
 
 
-_DEFAULT_EVALS = [EvalChoice.CORE, EvalChoice.SPARSE_PROBING, EvalChoice.SCR, EvalChoice.TPP]
-
-
 class ListsOfEvals(TyperCommand):
     """Lets `--evals` take several names, as `--evals core scr`."""
 
@@ -140,6 +137,7 @@ def bench(
         --evals core sparse_probing scr tpp --autocast
     """
     from sae_lens_isae.errors import InputError
+    from sae_lens_isae.evals.listed import DEFAULT_EVALS
     from sae_lens_isae.evals.run import ARTIFACTS
     from sae_lens_isae.evals.run import bench as run_bench
     from sae_lens_isae.files import output_folder
@@ -149,7 +147,7 @@ def bench(
         with output_folder(out):
             report = run_bench(
                 saes,
-                [name.value for name in evals or _DEFAULT_EVALS],
+                [name.value for name in evals] if evals else DEFAULT_EVALS,
                 out,
                 model=model,
                 data=data.value,

@@ -25,10 +25,12 @@ def demo(
     plots. Nothing is downloaded.
     """
     from sae_lens_isae.demo import run_demo, run_real_demo
+    from sae_lens_isae.demo_report import PAGE_FILENAME, TABLE_FILENAME
+    from sae_lens_isae.training.runs import ACTIVATIONS_FILENAME
 
     out = out / ("real" if real else "synthetic")
     report = (run_real_demo if real else run_demo)(out, seeds)
     report.show()
-    say_written([out / "index.html", out / "table.json"])
+    say_written([out / PAGE_FILENAME, out / TABLE_FILENAME])
     pair = [str(out / "iSAE-ME" / f"seed_{seed}") for seed in range(2)]
-    say_next(["isae", "pairwise", *pair, "--activations", str(out / "activations.safetensors")])
+    say_next(["isae", "pairwise", *pair, "--activations", str(out / ACTIVATIONS_FILENAME)])

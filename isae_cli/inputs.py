@@ -47,7 +47,6 @@ def open_measured(
     samples: int | None,
     device: str | None,
     seed: int,
-    force: bool,
     trust_remote_code: bool,
 ) -> tuple[Mapping[str, SAE[Any]], ActivationSource]:
     """Load SAEs, by labels that tell them apart, and prepare the activations.
@@ -59,7 +58,6 @@ def open_measured(
 
     from sae_lens_isae.checks import check_seed
     from sae_lens_isae.inputs.activations import open_activations
-    from sae_lens_isae.inputs.comparable import check_comparable
     from sae_lens_isae.inputs.model_activations import from_model
     from sae_lens_isae.inputs.saes import named_saes
 
@@ -68,8 +66,6 @@ def open_measured(
     check_seed(seed)
     set_seed(seed)
     saes = named_saes(list(names), place)
-    # before a model is loaded
-    check_comparable(saes, force=force)
     first = next(iter(saes.values()))
     if activations is not None:
         return saes, open_activations(activations, samples, first.cfg.metadata.hook_name)

@@ -70,7 +70,6 @@ def pairwise(
             samples=samples,
             device=device,
             seed=seed,
-            force=force,
             trust_remote_code=trust_remote_code,
         )
         report = pairwise_identifiability(

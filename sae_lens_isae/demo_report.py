@@ -93,12 +93,14 @@ class DemoReport(Report):
             ),
         ]
 
-    def save(self, folder: Path) -> list[Path]:
+    def save(self, folder: str | Path) -> list[Path]:
         """Write `index.html` and `table.json`.
 
         Returns:
             The files, the page first.
         """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
         page, table = folder / PAGE_FILENAME, folder / TABLE_FILENAME
         rows = [row.to_dict() for row in self.rows]
         write_json(table, {"settings": self.settings, "rows": rows})

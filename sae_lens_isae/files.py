@@ -63,12 +63,17 @@ def whole_folder(folder: Path) -> Generator[Path]:
     scratch = unique_folder(folder)
     try:
         yield scratch
-        for file in [file for file in scratch.rglob("*") if file.is_file()]:
-            place = folder / file.relative_to(scratch)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            file.replace(place)
+        move_files(scratch, folder)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def move_files(source: Path, folder: Path) -> None:
+    """Move all files below a folder to the same places below another, over those that are there."""
+    for file in [file for file in source.rglob("*") if file.is_file()]:
+        place = folder / file.relative_to(source)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        file.replace(place)
 
 
 def json_records(table: pd.DataFrame) -> list[dict[str, Any]]:

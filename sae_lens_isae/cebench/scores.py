@@ -36,7 +36,7 @@ ALPHA = 0.25
 """Weight of the sparsity."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CEBench:
     """Scores of an SAE on pairs of stories."""
 

@@ -23,7 +23,7 @@ from sae_lens_isae.evals.tables import (
 )
 from sae_lens_isae.files import write_json
 from sae_lens_isae.report.glossary import BENCH
-from sae_lens_isae.report.page import Section
+from sae_lens_isae.report.page import Section, numbers_section
 from sae_lens_isae.report.report import Report
 from sae_lens_isae.report.tables import Table
 from sae_lens_isae.saebench.plots import plot_with_saebench
@@ -34,7 +34,7 @@ _CURVES = {
 }
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, kw_only=True)
 class BenchReport(Report):
     """The results of all evals on all SAEs."""
 
@@ -88,8 +88,7 @@ class BenchReport(Report):
                 said = line[0].upper() + line[1:]
                 sections.append(Section(title, [said, curve(self.results, name)]))
         sections += [Section(table.title, [table]) for table in detail_tables(self.results)]
-        explained = [f"{name}: {line}" for name, line in BENCH.items()]
-        return [*sections, Section("The numbers", [explained])]
+        return [*sections, numbers_section(BENCH)]
 
     def save(self, folder: str | Path | None = None) -> list[Path]:
         """Write `bench.html`, `bench.json`, and SAEBench's own plots of what can be drawn.
@@ -101,11 +100,12 @@ class BenchReport(Report):
             The files, the page first.
         """
         folder = self.folder if folder is None else Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
         page, as_json = folder / "bench.html", folder / "bench.json"
         write_json(as_json, self.to_list())
         self.to_html(page)
         files = [r.path.name.removesuffix(RESULT_ENDING) for r in self.results if r.eval == "core"]
-        plots = plot_with_saebench(folder, files) if files else []
+        plots = plot_with_saebench(self.folder, files, folder / "plots") if files else []
         return [page, as_json, *plots]
 
     def to_list(self) -> list[dict[str, Any]]:

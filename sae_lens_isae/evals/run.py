@@ -29,7 +29,7 @@ from sae_lens_isae.evals.tasks import (
 )
 from sae_lens_isae.files import file_stem, fingerprint, write_json
 from sae_lens_isae.inputs.language_models import in_bfloat16
-from sae_lens_isae.inputs.saes import AnySAE, AnySAEs, named_saes, release_and_id
+from sae_lens_isae.inputs.saes import AnySAE, AnySAEs, given_saes, named_saes, release_and_id
 from sae_lens_isae.inputs.shared_model import SharedModel, find_shared_model, load_shared_model
 from sae_lens_isae.private_folders import private_folder, secret_folder
 from sae_lens_isae.progress import progress_bar, progress_shown
@@ -109,12 +109,13 @@ def bench(
     )
     names = _checked(evals, request)
     with progress_shown(progress):
-        loaded = named_saes(saes, device)
-        if not loaded:
+        given = given_saes(saes)
+        if not given:
             raise InputError("no SAE was named: give folders, or release/sae_id")
-        releases = dict(zip(loaded, map(_release, _given(saes)), strict=True))
+        loaded = named_saes(given, device)
+        releases = {name: _release(sae) for name, sae in given.items()}
         results = _run_all(loaded, releases, names, Path(out), request, resume=resume)
-    return BenchReport(results, Path(out))
+    return BenchReport(results=results, folder=Path(out))
 
 
 def _checked(evals: Sequence[str], request: BenchRequest) -> list[str]:
@@ -127,12 +128,6 @@ def _checked(evals: Sequence[str], request: BenchRequest) -> list[str]:
     if set(evals) != {CE_BENCH}:
         saebench_version()
     return [name for name in EVALS if name in evals]
-
-
-def _given(saes: AnySAEs) -> list[AnySAE]:
-    if isinstance(saes, SAE | str | Path):
-        return [saes]
-    return list(saes.values() if isinstance(saes, Mapping) else saes)
 
 
 def _release(sae: AnySAE) -> tuple[str, str] | None:

@@ -24,16 +24,29 @@ class _Column(NamedTuple):
     digits: int
 
 
+METRIC_OF = {
+    "sparse_probing": "sae_top_{}_test_accuracy",
+    "scr": "scr_metric_threshold_{}",
+    "tpp": "tpp_threshold_{}_total_metric",
+    "sae_probes": "sae_top_{}_test_auc",
+}
+"""What SAEBench calls an eval's metric with so many latents."""
+
+
+def _column_at(header: str, name: str, n: int) -> _Column:
+    return _Column(header, name, METRIC_OF[name].format(n), 3)
+
+
 _FIXED = (
     _Column("CE loss", "core", "ce_loss_with_sae", 3),
     _Column("CE score", "core", "ce_loss_score", 3),
     _Column("L0", "core", "l0", 1),
     _Column("alive", "core", "frac_alive_latents", 3),
     _Column("Probing", "sparse_probing", "sae_test_accuracy", 3),
-    _Column(f"Probing {_SHOWN_K}", "sparse_probing", f"sae_top_{_SHOWN_K}_test_accuracy", 3),
-    _Column(f"SCR {_SHOWN_N}", "scr", f"scr_metric_threshold_{_SHOWN_N}", 3),
-    _Column(f"TPP {_SHOWN_N}", "tpp", f"tpp_threshold_{_SHOWN_N}_total_metric", 3),
-    _Column(f"probes AUC {_SHOWN_K}", "sae_probes", f"sae_top_{_SHOWN_K}_test_auc", 3),
+    _column_at(f"Probing {_SHOWN_K}", "sparse_probing", _SHOWN_K),
+    _column_at(f"SCR {_SHOWN_N}", "scr", _SHOWN_N),
+    _column_at(f"TPP {_SHOWN_N}", "tpp", _SHOWN_N),
+    _column_at(f"probes AUC {_SHOWN_K}", "sae_probes", _SHOWN_K),
     _Column("CE-bench", "ce_bench", "ce_total", 3),
 )
 
@@ -44,14 +57,6 @@ _BY_NUMBER = {
     "tpp": "TPP by number of ablated latents",
     "sae_probes": "sae-probes: AUC by number of latents",
 }
-METRIC_OF = {
-    "sparse_probing": "sae_top_{}_test_accuracy",
-    "scr": "scr_metric_threshold_{}",
-    "tpp": "tpp_threshold_{}_total_metric",
-    "sae_probes": "sae_top_{}_test_auc",
-}
-"""What SAEBench calls an eval's metric with so many latents."""
-
 _SCORES = (
     "contrastive_score",
     "independence_score",
@@ -76,7 +81,7 @@ def detail_tables(results: Sequence[BenchResult]) -> list[Table]:
     for name, title in _BY_NUMBER.items():
         tried = numbers(results, name)
         if tried:
-            columns = [_Column(str(n), name, METRIC_OF[name].format(n), 3) for n in tried]
+            columns = [_column_at(str(n), name, n) for n in tried]
             tables.append(_table(title, results, columns))
     if any(r.eval == "ce_bench" for r in results):
         columns = [_Column(s.replace("_", " "), "ce_bench", s, 4) for s in _SCORES]

@@ -103,7 +103,7 @@ def audit(
             n_zero_rows=source.n_samples - n_samples,
             differences=differences,
         )
-        return AuditReport([_conclude(run, measured_on, n_supports, seed) for run in runs])
+        return AuditReport(saes=[_conclude(run, measured_on, n_supports, seed) for run in runs])
 
 
 def _stream(source: ActivationSource, runs: Sequence[_Run]) -> int:
@@ -115,8 +115,6 @@ def _stream(source: ActivationSource, runs: Sequence[_Run]) -> int:
         n_samples += len(x)
         for run in runs:
             run.add(x)
-    if not n_samples:
-        raise InputError(f"{source.description}: all {source.n_samples} activations are zero")
     return n_samples
 
 
@@ -270,7 +268,9 @@ class _Run:
         inside = self._distribution("moved_in_support")
         lipschitz = lipschitz_constant(self.linear)
         bound = None if lipschitz is None or lipschitz == 0 else inside.mean / lipschitz
-        return SelfConsistency(moved, inside, lipschitz, bound)
+        return SelfConsistency(
+            residual=moved, residual_in_support=inside, lipschitz=lipschitz, lower_bound=bound
+        )
 
 
 def _conditioning(linear: LinearSAE, supports: Supports) -> Conditioning:

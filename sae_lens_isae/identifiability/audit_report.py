@@ -16,14 +16,14 @@ from sae_lens_isae.identifiability.audit_results import Audit, finite, theorem_d
 from sae_lens_isae.identifiability.audit_tables import assumption_table, number_table
 from sae_lens_isae.identifiability.theory import RIP_THRESHOLDS, Theorem
 from sae_lens_isae.report.glossary import AUDIT
-from sae_lens_isae.report.page import Section
+from sae_lens_isae.report.page import Section, numbers_section
 from sae_lens_isae.report.report import Report
 from sae_lens_isae.report.tables import Table
 
 SCHEMA = "sae-lens-isae/audit/2"
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, kw_only=True)
 class AuditReport(Report):
     """Audits of one or more SAEs on the same activations."""
 
@@ -99,7 +99,7 @@ class AuditReport(Report):
                     self.plot(),
                 ],
             ),
-            Section("The numbers", [[f"{name}: {line}" for name, line in AUDIT.items()]]),
+            numbers_section(AUDIT),
         ]
 
     def to_dict(self) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from sae_lens_isae.identifiability.theory import Theorem
 from sae_lens_isae.identifiability.verdict import Assumption, condition
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SelfConsistency:
     """One more decode-encode pass ('Latent Recovery'): how far does the code move?"""
 
@@ -30,7 +30,7 @@ class SelfConsistency:
     share of its norm, on average. In-support residual over the Lipschitz constant."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Audit:
     """What was measured of one SAE."""
 

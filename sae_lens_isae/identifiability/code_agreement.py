@@ -36,7 +36,7 @@ class Estimate:
         return Estimate(factor * self.value, low, high)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CodeAgreement:
     """How far the codes of two SAEs agree after matching."""
 

@@ -193,8 +193,6 @@ def _stream(
             for name, run in runs.items():
                 run.add_oracle(x[:left], codes[name])
             left -= len(x)
-    if not n_samples:
-        raise InputError(f"{source.description}: all {source.n_samples} activations are zero")
     return n_samples
 
 

@@ -29,7 +29,7 @@ from sae_lens_isae.identifiability.pairwise_tables import (
 )
 from sae_lens_isae.identifiability.table1 import TableRow, table_row
 from sae_lens_isae.report.glossary import PAIRWISE
-from sae_lens_isae.report.page import Section
+from sae_lens_isae.report.page import Section, numbers_section
 from sae_lens_isae.report.report import Report
 from sae_lens_isae.report.tables import Table
 
@@ -137,7 +137,7 @@ class PairwiseReport(Report):
                     self.plot(),
                 ],
             ),
-            Section("The numbers", [[f"{name}: {line}" for name, line in PAIRWISE.items()]]),
+            numbers_section(PAIRWISE),
         ]
 
     def to_dict(self) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from sae_lens_isae.identifiability.code_agreement import CodeAgreement
 from sae_lens_isae.identifiability.matching import DictionaryMatch
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PairIdentifiability:
     """How far two SAEs agree; 1, 1, 1 and 0 for the same SAE up to permutation and sign."""
 
@@ -33,7 +33,7 @@ class PairIdentifiability:
     """Of the SAEs' own codes."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SAESummary:
     """What one SAE does on the activations."""
 

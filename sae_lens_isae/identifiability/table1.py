@@ -23,7 +23,7 @@ TABLE1_HEADERS = (
 """The paper's columns, l2 on the scale that its values fit (`CodeAgreement.l2_paper`)."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TableRow:
     """One row of Table 1: means over the seeds (first two) and over all pairs of seeds."""
 

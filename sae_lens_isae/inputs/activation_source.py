@@ -32,15 +32,23 @@ class ActivationSource:
         self, size: int, description: str
     ) -> Iterator[Float[torch.Tensor, "batch d_in"]]:
         """`batches` without all-zero activations, under a progress bar: masked tokens, which any
-        SAE without bias rebuilds exactly."""
+        SAE without bias rebuilds exactly.
+
+        Raises:
+            InputError: All activations are zero.
+        """
+        empty = True
         with progress_bar(
             total=self.n_samples, desc=description, unit="sample", leave=False
         ) as progress:
             for x in self.batches(size):
                 some = x[(x != 0).any(-1)]
                 if len(some):
+                    empty = False
                     yield some
                 progress.update(len(x))
+        if empty:
+            raise InputError(f"{self.description}: all {self.n_samples} activations are zero")
 
     def batches(self, size: int) -> Iterator[Float[torch.Tensor, "batch d_in"]]:
         """The activations in float32, at most `size` at a time.

@@ -38,12 +38,27 @@ def named_saes(saes: AnySAEs, device: str = "cpu") -> dict[str, SAE[Any]]:
     """SAEs by name, however they were given; those that are named are loaded.
 
     Args:
-        saes: In a mapping the keys are the names; in a list SAEs are named by their folders, or by
-            their position where they are loaded already.
+        saes: See `given_saes`.
         device: Where to load SAEs; those that are loaded stay where they are.
 
     Raises:
         InputError: Something is no SAE, or cannot be loaded.
+    """
+    return {
+        name: sae if isinstance(sae, SAE) else load_sae(str(sae), device)
+        for name, sae in given_saes(saes).items()
+    }
+
+
+def given_saes(saes: AnySAEs) -> dict[str, AnySAE]:
+    """SAEs by name as they were given, loaded or not.
+
+    Args:
+        saes: In a mapping the keys are the names; in a list SAEs are named by their folders, or by
+            their position where they are loaded already.
+
+    Raises:
+        InputError: Something is no SAE and no name of one.
     """
     # most callers have no type checker
     given: Any = [saes] if isinstance(saes, SAE | str | Path) else saes
@@ -63,8 +78,7 @@ def named_saes(saes: AnySAEs, device: str = "cpu") -> dict[str, SAE[Any]]:
     else:
         said = [str(i) if isinstance(sae, SAE) else str(sae) for i, sae in enumerate(values)]
         names = labels(said)
-    loaded = [sae if isinstance(sae, SAE) else load_sae(str(sae), device) for sae in values]
-    return dict(zip(names, loaded, strict=True))
+    return dict(zip(names, values, strict=True))
 
 
 def load_sae(name: str, device: str = "cpu") -> SAE[Any]:

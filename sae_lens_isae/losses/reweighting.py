@@ -192,7 +192,7 @@ def _consistency_of_file(file: str, d_in: int) -> Float[torch.Tensor, " d_in"]:
         )
     try:
         return semantic_consistency(data["activations"], data["labels"])
-    except ValueError as error:
+    except InputError as error:
         raise InputError(f"wsae_labelled_activations: {file}: {error}") from error
 
 

@@ -58,9 +58,9 @@ class ReplayedFunction:
             key: What its control flow depends on besides `inputs`.
         """
         parameters = {n: p for n, p in module.named_parameters() if p.requires_grad}
-        tensors, structure = flatten(inputs)
         if not _can_record(parameters.values()):
             return function(inputs)
+        tensors, structure = flatten(inputs)
         kind = (key, structure, _describe(tensors), _describe(parameters.values()), _precision())
         if kind not in self._recordings:
             self._calls[kind] += 1

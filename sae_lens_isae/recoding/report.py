@@ -15,7 +15,7 @@ from sae_lens_isae.recoding import tables
 from sae_lens_isae.recoding.plots import lines, robustness
 from sae_lens_isae.recoding.results import SCHEMA, RecodedSAE, RecodeSettings
 from sae_lens_isae.report.glossary import RECODE
-from sae_lens_isae.report.page import Section
+from sae_lens_isae.report.page import Section, numbers_section
 from sae_lens_isae.report.report import Report
 from sae_lens_isae.report.tables import Table
 
@@ -121,8 +121,7 @@ class RecodingReport(Report):
         for sae in self.saes:
             table = tables.robust_features(sae)
             sections.append(Section(table.title, [table]))
-        numbers = [f"{name}: {line}" for name, line in RECODE.items()]
-        return [*sections, Section("The numbers", [numbers])]
+        return [*sections, numbers_section(RECODE)]
 
     def to_dict(self) -> dict[str, Any]:
         """JSON data, without the tables of latents."""

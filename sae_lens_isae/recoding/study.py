@@ -143,7 +143,7 @@ class _Study:
         self._recoder = Recoder(linear, settings.seed)
         try:
             encoded = self._recoder.encode(activations)
-        except ValueError as error:
+        except InputError as error:
             raise InputError(f"{name}: {error}") from error
         # in random order: any first samples are a random subset
         order = torch.randperm(len(encoded), generator=torch.Generator().manual_seed(settings.seed))

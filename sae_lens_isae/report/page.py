@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +22,11 @@ class Section(NamedTuple):
 
     heading: str
     parts: Sequence[Part]
+
+
+def numbers_section(words: Mapping[str, str]) -> Section:
+    """What the numbers of a page mean."""
+    return Section("The numbers", [[f"{name}: {line}" for name, line in words.items()]])
 
 
 def write_page(path: Path, title: str, sections: Sequence[Section]) -> None:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from sae_lens_isae.files import move_files
 from sae_lens_isae.progress import progress_bar
 from sae_lens_isae.saebench.adapter import SAEBenchAdapter
 from sae_lens_isae.saebench.data import BenchData, BenchSettings
@@ -123,10 +124,7 @@ def make_once(
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir(parents=True)
         make(name, scratch)
-        for file in [file for file in scratch.rglob("*") if file.is_file()]:
-            place = folder / file.relative_to(scratch)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            file.replace(place)
+        move_files(scratch, folder)
         marks[name].touch()
     shutil.rmtree(scratch, ignore_errors=True)
 

@@ -22,15 +22,16 @@ _MARKERS = ("v", "D", "<", ">", "p", "h", "8", "H")
 _COLOURS = ("teal", "magenta", "olive", "navy", "tomato", "black", "gold", "gray")
 
 
-def plot_with_saebench(folder: Path, names: Sequence[str]) -> list[Path]:
+def plot_with_saebench(folder: Path, names: Sequence[str], out: Path) -> list[Path]:
     """Draw sparsity against each eval for which there are results of all SAEs, and of core.
 
     SAEBench has no marker for architectures that it does not train, such as AbsTopK, and its plot
     by dictionary size fails on them, so it is given some.
 
     Args:
-        folder: With SAEBench's folders of results; pictures go to `plots` there.
+        folder: With SAEBench's folders of results.
         names: Of the result files, without their common ending.
+        out: Folder for the pictures.
 
     Returns:
         The pictures.
@@ -61,18 +62,18 @@ def plot_with_saebench(folder: Path, names: Sequence[str]) -> list[Path]:
                 if any(found.get(metric) is None for found in results.values()):
                     continue
                 markers, colours = _legend(graphing, {r["sae_class"] for r in results.values()})
-                (folder / "plots").mkdir(exist_ok=True)
+                out.mkdir(parents=True, exist_ok=True)
                 graphing.plot_results(
                     paths,
                     [str(Path(scratch) / "core" / file) for file in files],
                     name,
-                    str(folder / "plots" / name),
+                    str(out / name),
                     k=k,
                     trainer_markers=markers,
                     trainer_colors=colours,
                 )
                 plt.close("all")
-                drawn += sorted((folder / "plots").glob(f"{name}_2var*.png"))
+                drawn += sorted(out.glob(f"{name}_2var*.png"))
         finally:
             plt.switch_backend(backend)
     return drawn

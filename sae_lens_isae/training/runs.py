@@ -49,7 +49,7 @@ _EVAL_PROMPTS = 8
 _NOT_WITH_SEVERAL_SAES = ("from_pretrained_path", "use_cached_activations", "compile_sae")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainedSAE:
     """One trained SAE and where its inference form was saved."""
 
@@ -60,7 +60,7 @@ class TrainedSAE:
     """CE-loss score, explained variance and L0 from SAELens' `run_evals`; empty if not asked."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainingResult:
     """What a training run produced."""
 
@@ -324,7 +324,7 @@ def _finish(
         )
         for name, sae in progress_bar(saes.items(), desc="Evaluating", unit="SAE")
     ]
-    return TrainingResult(trained, activations_path)
+    return TrainingResult(saes=trained, activations_path=activations_path)
 
 
 def _key_noise(sae_cfg: TrainingSAEConfig, seed: int) -> None:

@@ -77,7 +77,7 @@ def test_evals_are_listed_as_one_likes(arguments, saes, evals, monkeypatch, tmp_
     monkeypatch.setattr("sae_lens_isae.evals.run.bench", run)
     monkeypatch.chdir(tmp_path)
     CliRunner().invoke(app, ["bench", *arguments])
-    assert (seen["saes"], seen["evals"]) == (saes, evals)
+    assert (list(seen["saes"]), list(seen["evals"])) == (saes, evals)
 
 
 def test_the_command_line_offers_what_there_is():

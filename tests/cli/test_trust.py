@@ -15,6 +15,7 @@ from sae_lens_isae.errors import InputError
 from sae_lens_isae.inputs.language_models import harmless_model_kwargs
 from sae_lens_isae.private_folders import private_folder, secret_folder
 from tests.conftest import complaint, isae_config, make_sae, run_isae
+from tests.saebench.conftest import needs_saebench
 
 PAYLOAD = """
 import pathlib
@@ -124,7 +125,7 @@ def test_nobody_else_can_guess_where_pickles_lie(tmp_path, monkeypatch):
     assert secret_folder(tmp_path / "out", "key") != mine
 
 
-@pytest.mark.skipif(find_spec("sae_bench") is None, reason="no SAEBench: make bench")
+@needs_saebench
 def test_a_models_name_makes_no_paths(tiny_model, tmp_path, monkeypatch):
     """`gguf:/../../x` wrote below the folder above."""
     from sae_lens_isae import bench

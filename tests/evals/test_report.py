@@ -68,7 +68,7 @@ def test_page_says_which_form_an_eval_saw(tmp_path):
         "core saw the non-negative form of isae/seed_0",
         "tpp saw the non-negative form of isae/seed_0",
     ]
-    BenchReport(RESULTS, Path()).to_html(tmp_path / "bench.html")
+    BenchReport(results=RESULTS, folder=Path()).to_html(tmp_path / "bench.html")
     page = (tmp_path / "bench.html").read_text()
     for text in ("3.100 ±0.141", "non-negative form of isae/seed_0", "TPP by number", "plotly"):
         assert text in page

@@ -135,7 +135,7 @@ def test_lower_bound_holds_where_its_assumptions_do():
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)
 def test_every_architecture_goes_through(architecture, normalization):
     found = audit(stock_sae(architecture, normalization), torch.randn(200, D_IN))[0]
-    data = json.loads(json.dumps(AuditReport([found]).to_dict(), allow_nan=False))
+    data = json.loads(json.dumps(AuditReport(saes=[found]).to_dict(), allow_nan=False))
     assert data["schema"] == "sae-lens-isae/audit/2"
     assert [a["name"] for a in data["saes"][0]["assumptions"]] == [f"A{i}" for i in range(1, 7)]
     assert (found.proxy is not None) == (architecture in ("topk", "abstopk", "isae_me"))
@@ -181,7 +181,7 @@ def test_what_some_supports_show_of_zeta_does_not_meet_the_condition():
     assert verdicts(found)["A3"] == "not estimable"
     (a4,) = [a for a in found.assumptions if a.name == "A4"]
     assert f"{found.diversity.n_estimable} of {found.diversity.n_supports}" in a4.evidence
-    data = AuditReport([found]).to_dict()
+    data = AuditReport(saes=[found]).to_dict()
     assert data["theorem"]["condition"] == "not estimable"
     assert "cannot be said" in data["conclusion"]
     assert "at most" in next(a.sentence for a in found.assumptions if a.name == "A3")

@@ -183,6 +183,18 @@ def test_bad_settings(settings):
         RecodeSettings(**settings)
 
 
+def test_a_bug_in_an_encoder_is_not_blamed_on_the_activations(monkeypatch):
+    bug = ValueError("a bug")
+
+    def broken(*_):
+        raise bug
+
+    monkeypatch.setattr(LinearSAE, "encode", broken)
+    with pytest.raises(ValueError, match="a bug") as raised:
+        recode(jumprelu(), next(Activations()), QUICK, progress=False)
+    assert raised.value is bug
+
+
 def test_the_encoder_agrees_with_itself():
     samples = Recoder(LinearSAE(jumprelu())).encode(activations())
     (codes,) = Recoder(LinearSAE(jumprelu())).recode(ENCODER, samples)

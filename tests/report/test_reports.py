@@ -40,7 +40,7 @@ def reports(tmp_path_factory) -> dict[str, Report]:
         "pairwise": pairwise,
         "audit": audit(saes, x, progress=False),
         "recode": recode(saes, x, QUICK, progress=False),
-        "bench": BenchReport([result], folder),
+        "bench": BenchReport(results=[result], folder=folder),
         "demo": DemoReport(
             heading="demo", setting=["small"], settings={}, variants={"<iSAE>": pairwise}
         ),
@@ -72,7 +72,7 @@ def test_it_prints_and_shows(kind, reports):
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_is_written(kind, reports, tmp_path):
     report = reports[kind]
-    files = report.save(tmp_path)
+    files = report.save(tmp_path / "a" / "new folder")
     assert all(file.stat().st_size > 0 for file in files)
     page = files[0].read_text()
     assert page.startswith("<!doctype html>")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import pickle
-import shutil
 import socket
 from pathlib import Path
 from types import SimpleNamespace
@@ -162,8 +161,9 @@ def test_every_eval_and_saebenchs_own_plots(tiny_model, two_saes, tmp_path, few_
     with pytest.raises(KeyError, match="abstopk"):
         graphing_utils.plot_results(files, core, "tpp", str(tmp_path / "image"), k=20)
     names = [Path(path).name.removesuffix("_eval_results.json") for path in core]
-    shutil.rmtree(out / "plots")
-    assert len(plot_with_saebench(out, names)) == 2 * len(drawn)
+    pictures = plot_with_saebench(out, names, tmp_path / "elsewhere" / "plots")
+    assert len(pictures) == 2 * len(drawn)
+    assert {picture.parent for picture in pictures} == {tmp_path / "elsewhere" / "plots"}
 
 
 def test_results_do_not_depend_on_the_other_saes(tiny_model, two_saes, tmp_path, few_texts):

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-from importlib.util import find_spec
 
 import pytest
 
 from tests.cli.malformed.damage import STORIES, bytes_of
-
-needs_bench = pytest.mark.skipif(find_spec("sae_bench") is None, reason="no SAEBench: make bench")
-
+from tests.saebench.conftest import needs_saebench
 
 BENCH: dict[str, tuple[tuple[object, ...], bytes, str]] = {
     "eval unknown": (("--evals", "cores"), b"", "'cores' is not one of"),
@@ -47,7 +44,7 @@ BENCH: dict[str, tuple[tuple[object, ...], bytes, str]] = {
 }
 
 
-@needs_bench
+@needs_saebench
 @pytest.mark.parametrize("case", BENCH)
 def test_bench(case, benched, said):
     arguments, data, words = BENCH[case]
@@ -57,7 +54,7 @@ def test_bench(case, benched, said):
     assert words in said("bench", "a", *arguments)
 
 
-@needs_bench
+@needs_saebench
 def test_a_damaged_result_under_resume_is_named(benched, monkeypatch, capsys, said):
     from sae_lens_isae import bench
 
