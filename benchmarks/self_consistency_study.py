@@ -29,7 +29,8 @@ from sae_lens_isae import (
     audit,
 )
 from sae_lens_isae.training.config import load_runner_config
-from sae_lens_isae.training.runs import seeded_sae, train_together
+from sae_lens_isae.training.runs import train_together
+from sae_lens_isae.training.seeds import seeded_sae
 
 CONFIG = Path(__file__).parent.parent / "configs" / "smollm2_topk.yaml"
 """Model, text and buffers; its own SAE is not trained."""

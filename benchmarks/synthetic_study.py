@@ -18,7 +18,7 @@ from sae_lens.synthetic.training import SyntheticActivationIterator
 from sae_lens_isae.architectures.schedule import SyntheticSchedule
 from sae_lens_isae.architectures.variants import paper_variants
 from sae_lens_isae.identifiability import match_dictionaries, pairwise_identifiability
-from sae_lens_isae.training.runs import seeded_sae
+from sae_lens_isae.training.seeds import seeded_sae
 
 D_IN, D_SAE, K, BATCH = 768, 4096, 40, 2048
 SIZES = {"num_features": D_SAE, "hidden_dim": D_IN, "k": K}

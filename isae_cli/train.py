@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from isae_cli.output import say_next
+
+
+class VaryChoice(str, Enum):
+    """What tells seeds apart."""
+
+    INIT = "init"
+    DATA = "data"
+    BOTH = "both"
 
 
 def train(
@@ -23,6 +32,13 @@ def train(
     seeds: Annotated[
         int, typer.Option(help="Train this many seeds on one shared model forward pass.")
     ] = 1,
+    vary: Annotated[
+        VaryChoice,
+        typer.Option(
+            help="What a seed decides: initial weights (init), the order of the activations "
+            "(data), or both, as in independent training runs."
+        ),
+    ] = VaryChoice.BOTH,
     eval_batches: Annotated[
         int, typer.Option(help="Batches for SAELens' run_evals after training; 0 skips it.")
     ] = 4,
@@ -65,6 +81,7 @@ def train(
         n_seeds=seeds,
         n_eval_batches=eval_batches,
         n_kept_activations=keep_activations,
+        vary=vary.value,
     )
     if eval_batches:
         from rich.console import Console

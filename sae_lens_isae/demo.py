@@ -21,7 +21,8 @@ from sae_lens_isae.files import output_folder
 from sae_lens_isae.identifiability.pairwise import pairwise_identifiability
 from sae_lens_isae.progress import progress_bar
 from sae_lens_isae.synthetic import signed_synthetic_model
-from sae_lens_isae.training.runs import ACTIVATIONS_FILENAME, seeded_sae, train_together
+from sae_lens_isae.training.runs import ACTIVATIONS_FILENAME, train_together
+from sae_lens_isae.training.seeds import seeded_sae
 
 _HELD_OUT_SEED = 1_000_003
 _N_HELD_OUT = 4096

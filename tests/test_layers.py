@@ -13,7 +13,7 @@ PACKAGE = ROOT / "sae_lens_isae"
 
 LAYERS = [
     {"errors"},
-    {"progress", "checks"},
+    {"progress", "checks", "distributed"},
     {"files"},
     {"private_folders", "_private"},
     {"ops"},

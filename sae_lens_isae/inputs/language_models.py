@@ -36,8 +36,8 @@ def load_language_model(
         model_class_name: `HookedTransformer` (hooks like `blocks.9.hook_resid_post`),
             `TransformerBridge` (`blocks.9.hook_out`) or `AutoModelForCausalLM` (`model.layers.9`).
         hook_names: Restricts the hooks of `AutoModelForCausalLM`, see SAELens' `load_model`.
-        from_pretrained_kwargs: For a model that is no GGUF file. They can name code to run: pass
-            on what comes from a checkpoint through `harmless_model_kwargs` only.
+        from_pretrained_kwargs: They can name code to run: pass on what comes from a checkpoint
+            through `harmless_model_kwargs` only.
 
     Raises:
         InputError: There is no such model, or the class does not know its architecture; the message
@@ -46,7 +46,9 @@ def load_language_model(
     check_device(device)
     if name.startswith(GGUF_PREFIX):
         file = name.removeprefix(GGUF_PREFIX)
-        return load_gguf_model(file, cast(Any, model_class_name), device, hook_names)
+        return load_gguf_model(
+            file, cast(Any, model_class_name), device, hook_names, from_pretrained_kwargs
+        )
     return _load(name, name, model_class_name, device, hook_names, from_pretrained_kwargs or {})
 
 
@@ -223,6 +225,7 @@ def load_gguf_model(
     model_class_name: ModelClass = "HookedTransformer",
     device: str = "cpu",
     hook_names: list[str] | None = None,
+    from_pretrained_kwargs: dict[str, Any] | None = None,
 ) -> HookedRootModule:
     """Load a GGUF file as a model for SAELens' runners, without a network.
 
@@ -232,6 +235,7 @@ def load_gguf_model(
         source: Name of an installed package that ships one GGUF file, or a path to a file.
         model_class_name: As for `load_language_model`.
         hook_names: As for `load_language_model`.
+        from_pretrained_kwargs: As for `load_language_model`.
 
     Raises:
         InputError: The model class is unknown, or does not know the architecture.
@@ -240,4 +244,11 @@ def load_gguf_model(
     folder = str(convert_gguf(source))
     if model_class_name == "HookedTransformer":
         allow_local_model(folder)
-    return _load(GGUF_PREFIX + source, folder, model_class_name, device, hook_names, {})
+    return _load(
+        GGUF_PREFIX + source,
+        folder,
+        model_class_name,
+        device,
+        hook_names,
+        from_pretrained_kwargs or {},
+    )

@@ -6,10 +6,10 @@ from sae_lens_isae.training.config import load_runner_config
 from sae_lens_isae.training.runs import (
     TrainedSAE,
     TrainingResult,
-    seeded_sae,
     train,
     train_together,
 )
+from sae_lens_isae.training.seeds import seeded_sae
 
 __all__ = [
     "TrainedSAE",

@@ -11,20 +11,20 @@ import shutil
 import signal
 import threading
 import warnings
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from sae_lens import ActivationsStore, SAETrainer
+from sae_lens import SAETrainer, logger
 from sae_lens.constants import RUNNER_CFG_FILENAME
 from sae_lens.training.multi_sae_trainer import MultiSAETrainer
-from sae_lens.training.prefetch import PrefetchingIterator
 
 from sae_lens_isae._private import count_tokens
 from sae_lens_isae.errors import InputError, MissingInputError, explained
 from sae_lens_isae.files import unique_folder
-from sae_lens_isae.training.activation_stream import STATE_FILENAME, MixedActivations
+from sae_lens_isae.training.activation_stream import STATE_FILENAME, ActivationStream
+from sae_lens_isae.training.normalization import estimate_normalization
 
 Trainer = SAETrainer[Any, Any] | MultiSAETrainer
 
@@ -34,7 +34,10 @@ class Stopped(InputError):
 
 
 def fit(
-    trainer: Trainer, store: ActivationsStore, resume_from: str | Path | None, hook_name: str
+    trainer: Trainer,
+    stream: ActivationStream,
+    resume_from: Path | None,
+    load_elsewhere: Callable[[Path], None],
 ) -> Any:
     """Run a trainer of SAELens to its end, so that nothing is lost where it does not get there.
 
@@ -42,9 +45,10 @@ def fit(
     get their name only when they are whole. A second signal stops at once.
 
     Args:
-        store: That the trainer reads.
-        resume_from: A checkpoint to go on from, exactly where no prefetching is on.
-        hook_name: At which all SAEs are trained.
+        stream: The batches, by the names of the trainer's SAEs; the only SAE of a run is `""`.
+        resume_from: A checkpoint to go on from.
+        load_elsewhere: Called with the checkpoint if it was not written by this package, and knows
+            no more of the activations than how many texts were read.
 
     Returns:
         What `trainer.fit()` returns.
@@ -54,27 +58,68 @@ def fit(
         InputError: The checkpoint cannot be resumed.
     """
     stop = _StopRequest()
-    stream = None
-    if isinstance(trainer.data_provider, PrefetchingIterator):
-        _check_before_each_step(trainer, stop.check)
+
+    def batches() -> Iterator[dict[str, torch.Tensor]]:
+        while True:
+            stop.check()
+            yield next(stream)
+
+    found = batches()
+    if isinstance(trainer, SAETrainer):
+        trainer.data_provider = (batch[""] for batch in found)
+        trainers = {"": trainer}
     else:
-        stream = MixedActivations(store, stop.check)
-        if isinstance(trainer, SAETrainer):
-            trainer.data_provider = stream
-        else:
-            trainer.data_provider = ({hook_name: batch} for batch in stream)
+        # every SAE has an order of the activations of its own
+        trainer.hook_names = {name: name for name in trainer.trainers}
+        trainer.data_provider = found
+        trainers = trainer.trainers
     _keep_checkpoints_whole(trainer, stream)
     count_tokens(trainer)
     if resume_from is not None:
-        _resume(trainer, store, stream, Path(resume_from))
+        _resume(trainer, stream, resume_from, load_elsewhere)
     with stop.listening():
         try:
+            estimate_normalization(trainers, found)
             return trainer.fit()
         except _StopRequested:
             raise Stopped(_save(trainer)) from None
 
 
-def check_checkpoint(folder: Path, names: list[str]) -> None:
+LATEST = "latest"
+"""In place of a checkpoint's folder: the one that was written last, if there is one."""
+
+
+def find_checkpoint(resume_from: str | None, checkpoint_path: str | None) -> Path | None:
+    """The checkpoint that a user means.
+
+    Args:
+        resume_from: A folder, or `latest`.
+        checkpoint_path: Of the run: `<folder>/<id>`. `latest` looks at all runs in that folder.
+
+    Returns:
+        None to begin from the start: nothing was asked for, or no checkpoint is there yet.
+
+    Raises:
+        InputError: `latest` of nowhere.
+    """
+    if resume_from != LATEST:
+        return None if resume_from is None else Path(resume_from)
+    if checkpoint_path is None:
+        raise InputError(
+            "resume_from_checkpoint latest looks for checkpoints in checkpoint_path, which is empty"
+        )
+    base = Path(checkpoint_path).parent
+    states = [*base.glob("*/*/trainer_state.pt"), *base.glob("*/*/*/trainer_state.pt")]
+    # those that are being written lie in folders whose names begin with a dot
+    whole = [s for s in states if not any(p.startswith(".") for p in s.relative_to(base).parts)]
+    if not whole:
+        logger.info(f"there is no checkpoint in {base} yet; the run begins from the start")
+        return None
+    newest = max(whole, key=lambda state: state.stat().st_mtime_ns)
+    return base.joinpath(*newest.relative_to(base).parts[:2])
+
+
+def check_checkpoint(folder: Path, names: Sequence[str]) -> None:
     """Refuse a checkpoint that cannot be resumed, before anything is loaded.
 
     Args:
@@ -139,25 +184,14 @@ class _StopRequest:
                 signal.signal(kind, handler)
 
 
-def _check_before_each_step(trainer: Trainer, check: Callable[[], None]) -> None:
-    first = trainer if isinstance(trainer, SAETrainer) else next(iter(trainer.trainers.values()))
-    step = first.step
-
-    def checked(batch: torch.Tensor) -> Any:
-        check()
-        return step(batch)
-
-    first.step = checked
-
-
-def _keep_checkpoints_whole(trainer: Trainer, stream: MixedActivations | None) -> None:
+def _keep_checkpoints_whole(trainer: Trainer, stream: ActivationStream) -> None:
     """Write checkpoints under another name first, with the state of the activations in them."""
     save, save_more = trainer.save_checkpoint, trainer.save_checkpoint_fn
 
     def save_stream(checkpoint_path: Path | None) -> None:
         if save_more is not None:
             save_more(checkpoint_path=checkpoint_path)
-        if checkpoint_path is not None and stream is not None:
+        if checkpoint_path is not None:
             stream.save(checkpoint_path)
 
     def save_whole(checkpoint_name: str, *args: Any, **kwargs: Any) -> None:
@@ -181,7 +215,10 @@ def _keep_checkpoints_whole(trainer: Trainer, stream: MixedActivations | None) -
 
 
 def _resume(
-    trainer: Trainer, store: ActivationsStore, stream: MixedActivations | None, folder: Path
+    trainer: Trainer,
+    stream: ActivationStream,
+    folder: Path,
+    load_elsewhere: Callable[[Path], None],
 ) -> None:
     with explained(
         folder,
@@ -202,17 +239,13 @@ def _resume(
         for threshold in trainer.checkpoint_thresholds
         if threshold >= trainer.n_training_samples
     ]
-    if stream is not None and (folder / STATE_FILENAME).is_file():
+    if (folder / STATE_FILENAME).is_file():
         stream.load(folder)
         return
-    provider = trainer.data_provider
-    prefetches = isinstance(provider, PrefetchingIterator)
-    with provider.paused() if prefetches else contextlib.nullcontext():
-        store.load_from_checkpoint(folder)
-    reason = "activations are prefetched" if stream is None else f"it has no {STATE_FILENAME}"
+    load_elsewhere(folder)
     warnings.warn(
-        f"{folder} is not resumed exactly, since {reason}: the text goes on near "
-        f"{store.n_dataset_processed} texts, and the buffer is refilled",
+        f"{folder} is not resumed exactly, since it has no {STATE_FILENAME}: the text goes on near "
+        "where it was, and the buffer is refilled",
         stacklevel=3,
     )
 

@@ -8,7 +8,7 @@ from sae_lens.synthetic import SyntheticModel
 
 from sae_lens_isae.architectures.variants import paper_variants
 from sae_lens_isae.synthetic import GENERATORS, SignedSparseGenerator, signed_synthetic_model
-from sae_lens_isae.training.runs import seeded_sae
+from sae_lens_isae.training.seeds import seeded_sae
 
 
 def test_codes_are_the_largest_magnitudes_of_gaussians():

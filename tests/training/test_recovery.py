@@ -15,13 +15,14 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from sae_lens import ActivationsStore, LanguageModelSAERunnerConfig, LoggingConfig, SAETrainer
+from sae_lens import SAE, ActivationsStore, LanguageModelSAERunnerConfig, LoggingConfig, SAETrainer
 from safetensors.torch import load_file
 from transformers import set_seed
 
 from sae_lens_isae.inputs.language_models import load_language_model
-from sae_lens_isae.training.activation_stream import STATE_FILENAME, MixedActivations
+from sae_lens_isae.training.activation_stream import STATE_FILENAME
 from sae_lens_isae.training.checkpoints import Stopped
+from sae_lens_isae.training.data import opened_data
 from sae_lens_isae.training.runs import train
 from tests.conftest import D_IN, D_SAE, K, complaint, isae_config
 
@@ -115,9 +116,9 @@ def test_the_stream_gives_what_sae_lens_gives(tiny_model, tmp_path, mixing, cach
         theirs = ActivationsStore.from_config(model, cfg)
         expected = [next(theirs) for _ in range(150)]
         set_seed(3)
-        ours = MixedActivations(ActivationsStore.from_config(model, cfg), lambda: None)
-        for number, batch in enumerate(expected):
-            assert torch.equal(next(ours), batch), number
+        with opened_data(cfg, ActivationsStore.from_config(model, cfg), {"": 3}) as data:
+            for number, batch in enumerate(expected):
+                assert torch.equal(next(data.stream)[""], batch), number
 
 
 def cache(tiny_model, folder):
@@ -170,17 +171,48 @@ def test_resumed_from_a_checkpoint_on_the_way(tiny_model, tmp_path, n_seeds):
         assert len(set(checkpoints(tmp_path / folder.name))) < 2
 
 
-def test_the_first_of_several_seeds_is_the_sae_of_this_seed(tiny_model, tmp_path):
-    alone = trained(runner_config(tiny_model, tmp_path / "alone"), 1)
+def test_each_of_several_seeds_is_the_sae_of_this_seed(tiny_model, tmp_path):
     both = trained(runner_config(tiny_model, tmp_path / "both"), 2)
-    name = "sae_weights.safetensors"
-    mine = {k: v for k, v in alone.items() if k.startswith(name)}
-    assert_same({f"seed_42/{k}": v for k, v in mine.items()},
-                {k: v for k, v in both.items() if k.startswith(f"seed_42/{name}")})  # fmt: skip
-    assert_same(
-        {k: v for k, v in alone.items() if k.startswith("activations")},
-        {k: v for k, v in both.items() if k.startswith("activations")},
-    )
+    for seed in (42, 43):
+        alone = trained(runner_config(tiny_model, tmp_path / str(seed), seed=seed), 1)
+        for start, prefix in (("sae_weights", f"seed_{seed}/"), ("activations", "")):
+            mine = {f"{prefix}{k}": v for k, v in alone.items() if k.startswith(start)}
+            others = {k: v for k, v in both.items() if k.startswith(f"{prefix}{start}")}
+            assert_same(mine, others)
+
+
+@pytest.mark.parametrize(
+    ("vary", "same_weights", "same_data"),
+    [("init", False, True), ("data", True, False), ("both", False, False)],
+)
+def test_seeds_differ_in_what_was_asked(
+    tiny_model, tmp_path, monkeypatch, vary, same_weights, same_data
+):
+    weights_of, batches_of = {}, {}
+    original = SAETrainer.step
+
+    def noted(self, batch):
+        weights_of.setdefault(id(self), self.sae.W_enc.detach().clone())
+        batches_of.setdefault(id(self), []).append(batch)
+        return original(self, batch)
+
+    monkeypatch.setattr(SAETrainer, "step", noted)
+    cfg = runner_config(tiny_model, tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        result = train(cfg, n_seeds=2, n_eval_batches=0, n_kept_activations=0, vary=vary)
+    one, two = weights_of.values()
+    assert torch.equal(one, two) == same_weights
+    one, two = batches_of.values()
+    assert all(map(torch.equal, one, two)) == same_data
+    # the same activations all the same, but for what is still in the buffers
+    rows = [{tuple(row.tolist()) for row in torch.cat(batches)} for batches in (one, two)]
+    assert len(rows[0] & rows[1]) > 0.8 * len(rows[0])
+    for trained_sae in result.saes:
+        metadata = SAE.load_from_disk(str(trained_sae.path)).cfg.metadata
+        number = int(trained_sae.name.removeprefix("seed_"))
+        assert metadata.seed == (42 if same_weights else number)
+        assert metadata.data_seed == (42 if same_data else number)
 
 
 def test_without_checkpoints_the_message_says_so(tiny_model, tmp_path, monkeypatch):
@@ -190,18 +222,12 @@ def test_without_checkpoints_the_message_says_so(tiny_model, tmp_path, monkeypat
     assert not (tmp_path / "out").exists()
 
 
-def test_with_prefetching_it_goes_on_and_says_that_it_is_not_the_same(
-    tiny_model, tmp_path, monkeypatch
-):
-    with monkeypatch.context() as patched:
-        interrupt_at(patched, 11)
-        with pytest.raises(Stopped, match="with a checkpoint") as stop:
-            trained(runner_config(tiny_model, tmp_path, prefetch_llm_batches=True), 1)
-    folder = str(stop.value).rpartition(" ")[2]
-    cfg = runner_config(
-        tiny_model, tmp_path / "rest", prefetch_llm_batches=True, resume_from_checkpoint=folder
-    )
-    with pytest.warns(UserWarning, match="not resumed exactly, since activations are prefetched"):
+def test_a_checkpoint_of_sae_lens_goes_on_and_says_that_it_is_not_the_same(tiny_model, tmp_path):
+    trained(runner_config(tiny_model, tmp_path), 1)
+    folder = checkpoints(tmp_path)[0]
+    (folder / STATE_FILENAME).unlink()
+    cfg = runner_config(tiny_model, tmp_path / "rest", resume_from_checkpoint=str(folder))
+    with pytest.warns(UserWarning, match="not resumed exactly"):
         train(cfg, n_eval_batches=0, n_kept_activations=0)
 
 
@@ -294,14 +320,10 @@ def test_killed_at_random_moments_and_resumed(tiny_model, tmp_path, n_seeds):
     whole = weights(tmp_path / "whole" / "out")
     rng = random.Random(n_seeds)
     command = [*command_line(tiny_model, tmp_path / "killed", n_steps), "--seeds", str(n_seeds)]
-    n_killed = 0
+    latest, n_killed = ["--resume_from_checkpoint", "latest"], 0
     for _ in range(int(os.environ.get("ISAE_TRIES", "3"))):
-        resume = []
-        if kept := checkpoints(tmp_path / "killed"):
-            newest = max(kept, key=lambda path: int(path.name))
-            resume = ["--resume_from_checkpoint", newest]
         process = subprocess.Popen(
-            [*command, *resume], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env
+            [*command, *latest], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env
         )
         try:
             process.wait(timeout=rng.uniform(0.5, 0.95) * seconds)
@@ -313,9 +335,7 @@ def test_killed_at_random_moments_and_resumed(tiny_model, tmp_path, n_seeds):
             if not any(part.endswith(".partial") for part in path.parts):
                 load_file(path)
     assert n_killed > 0
-    kept = checkpoints(tmp_path / "killed")
-    resume = ["--resume_from_checkpoint", max(kept, key=lambda path: int(path.name))]
-    done = subprocess.run([*command, *resume], capture_output=True, text=True, env=env, check=False)
+    done = subprocess.run([*command, *latest], capture_output=True, text=True, env=env, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     assert_same(weights(tmp_path / "killed" / "out"), whole)
 

@@ -1,0 +1,88 @@
+"""Where the activations of a training run come from."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from sae_lens import ActivationsStore, LanguageModelSAERunnerConfig
+from sae_lens.constants import ACTIVATIONS_STORE_STATE_FILENAME
+from safetensors.torch import load_file
+
+from sae_lens_isae.training.activation_stream import (
+    ActivationStream,
+    MixedActivations,
+    settings_of,
+)
+from sae_lens_isae.training.contexts import Contexts
+from sae_lens_isae.training.llm_batches import Batches, LLMBatches, StoredBatches
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingData:
+    """The activations of a run."""
+
+    seeds: Mapping[str, int]
+    """Of the order of every SAE, by its name."""
+    stream: ActivationStream
+    held_out: Callable[[int], Float[torch.Tensor, "tokens d_in"]]
+    """So many activations that no SAE was trained on, once training is over."""
+    load_elsewhere: Callable[[Path], None]
+    """Go on near where a checkpoint of SAELens itself was written."""
+
+
+@contextlib.contextmanager
+def opened_data(
+    cfg: LanguageModelSAERunnerConfig[Any], store: ActivationsStore, seeds: Mapping[str, int]
+) -> Generator[TrainingData]:
+    """The activations of a model on its text, or those of SAELens' cache.
+
+    Args:
+        store: Of the run; evaluations read on in the text where training stopped.
+        seeds: Of the order of every SAE, by its name.
+    """
+    with contextlib.ExitStack() as open_now:
+        if store.cached_activation_dataset is not None:
+            batches, load_elsewhere = StoredBatches(store), _nothing_to_load
+        else:
+            contexts = Contexts(store)
+            open_now.callback(contexts.close)
+            batches, load_elsewhere = LLMBatches(store, contexts), partial(_skip_texts, contexts)
+        stream = MixedActivations(
+            batches,
+            seeds,
+            batch_size=cfg.train_batch_size_tokens,
+            buffer_size=store.n_batches_in_buffer * store.training_context_size,
+            mix_fraction=store.activations_mixing_fraction,
+            device=store.device,
+            settings=settings_of(store),
+        )
+        yield TrainingData(
+            seeds=dict(seeds),
+            stream=stream,
+            held_out=lambda n: _next_activations(batches, n),
+            load_elsewhere=load_elsewhere,
+        )
+
+
+def _skip_texts(contexts: Contexts, folder: Path) -> None:
+    state = load_file(folder / ACTIVATIONS_STORE_STATE_FILENAME)
+    contexts.start_at_text(int(state["n_dataset_processed"]))
+
+
+def _nothing_to_load(folder: Path) -> None:
+    """SAELens does not say how far it has read in a cache."""
+
+
+def _next_activations(batches: Batches, n: int) -> Float[torch.Tensor, "tokens d_in"]:
+    """All from text after the training tokens, unless the text had to be read again."""
+    found: list[torch.Tensor] = []
+    while sum(map(len, found)) < n:
+        found.append(next(batches).cpu().float())
+    return torch.cat(found)[:n].contiguous()

@@ -1,0 +1,154 @@
+"""Activations of a model on the text of a run, computed ahead of need on a GPU."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections import deque
+from collections.abc import Iterator
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from jaxtyping import Float
+from sae_lens import ActivationsStore
+
+from sae_lens_isae.errors import InputError
+from sae_lens_isae.training.contexts import Contexts
+
+Position = tuple[int, int]
+
+
+class Batches(Protocol):
+    """Activations in the order of the data, batch by batch."""
+
+    def __next__(self) -> Float[torch.Tensor, "tokens d_in"]: ...
+
+    def prefetch(self, n: int) -> None:
+        """Start to compute the next `n` batches, where that can go on beside the training."""
+        ...
+
+    def position(self) -> Position:
+        """Where the next batch begins: passes over the data that are over, and how far it is in the
+        present one."""
+        ...
+
+    def seek(self, position: Position) -> None:
+        """Go on at a position."""
+        ...
+
+
+class LLMBatches(Iterator[Float[torch.Tensor, "tokens d_in"]]):
+    """What a store's `get_filtered_llm_batch` returns, time after time.
+
+    Which tokens are left out is known on the CPU, so nothing here waits for the device. On a GPU
+    `prefetch` runs the model on a stream of its own, beside the training steps.
+    """
+
+    def __init__(self, store: ActivationsStore, contexts: Contexts) -> None:
+        self._store = store
+        self._contexts = contexts
+        self._pending: deque[_Pending] = deque()
+        excluded = store.exclude_special_tokens
+        self._excluded = None if excluded is None else excluded.cpu()
+        self._model_device = next(store.model.parameters()).device
+        on_one_gpu = store.device.type == "cuda" and self._model_device.type == "cuda"
+        self._side = torch.cuda.Stream(self._model_device) if on_one_gpu else None
+
+    def __next__(self) -> Float[torch.Tensor, "tokens d_in"]:
+        if not self._pending:
+            return self._compute().activations
+        pending = self._pending.popleft()
+        if pending.done is not None:
+            stream = torch.cuda.current_stream(pending.activations.device)
+            stream.wait_event(pending.done)
+            pending.activations.record_stream(stream)
+        return pending.activations
+
+    def prefetch(self, n: int) -> None:
+        if self._side is None:
+            return
+        while len(self._pending) < n:
+            self._pending.append(self._compute())
+
+    def position(self) -> Position:
+        return self._pending[0].position if self._pending else self._contexts.position()
+
+    def seek(self, position: Position) -> None:
+        self._contexts.seek(position)
+
+    def close(self) -> None:
+        """Stop reading ahead."""
+        self._contexts.close()
+
+    @torch.no_grad()
+    def _compute(self) -> _Pending:
+        position, tokens = self._read()
+        store = self._store
+        beside = contextlib.nullcontext() if self._side is None else torch.cuda.stream(self._side)
+        with beside:
+            activations = store.get_activations(_moved(tokens, self._model_device))
+            activations = activations.to(store.device).reshape(-1, store.d_in)
+            if self._excluded is not None:
+                seen = tokens[:, slice(*store.seqpos_slice)].reshape(-1)
+                kept = torch.isin(seen, self._excluded).logical_not().nonzero().squeeze(1)
+                activations = activations[_moved(kept, activations.device)]
+            done = None
+            if self._side is not None:
+                done = torch.cuda.Event()
+                done.record(self._side)
+        return _Pending(position, activations, done)
+
+    def _read(self) -> tuple[Position, torch.Tensor]:
+        position = self._contexts.position()
+        try:
+            return position, self._contexts.read(None, True, False)
+        except StopIteration:
+            warnings.warn("the text is used up, and is read again from its start", stacklevel=2)
+        try:
+            return self._contexts.position(), self._contexts.read(None, False, False)
+        except StopIteration:
+            raise InputError(
+                "the text is too short to fill a single batch of the model; use more text, or "
+                "lower store_batch_size_prompts or context_size"
+            ) from None
+
+
+class StoredBatches(Iterator[Float[torch.Tensor, "tokens d_in"]]):
+    """The same from a store of cached activations (`use_cached_activations`)."""
+
+    def __init__(self, store: ActivationsStore) -> None:
+        self._store = store
+        self._passes = 0
+
+    def __next__(self) -> Float[torch.Tensor, "tokens d_in"]:
+        try:
+            return self._store.get_filtered_llm_batch(raise_on_epoch_end=True)
+        except StopIteration:
+            self._passes += 1
+            warnings.warn(
+                "the cached activations are used up, and are read again from their start",
+                stacklevel=2,
+            )
+            return self._store.get_filtered_llm_batch()
+
+    def prefetch(self, n: int) -> None:
+        """Nothing: SAELens reads them from disk when they are asked for."""
+
+    def position(self) -> Position:
+        return self._passes, self._store.current_row_idx
+
+    def seek(self, position: Position) -> None:
+        self._passes, self._store.current_row_idx = position
+
+
+class _Pending(NamedTuple):
+    position: Position
+    """Of its first context."""
+    activations: torch.Tensor
+    done: torch.cuda.Event | None
+
+
+def _moved(tensor: torch.Tensor, device: torch.device | str | Any) -> torch.Tensor:
+    if torch.device(device).type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)

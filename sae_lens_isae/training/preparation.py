@@ -1,0 +1,106 @@
+"""What can be found wrong before training, and the model and text of a run."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Generator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sae_lens import LanguageModelSAERunnerConfig
+
+from sae_lens_isae.checks import check_device, check_seed
+from sae_lens_isae.errors import InputError
+from sae_lens_isae.files import output_folder
+from sae_lens_isae.inputs.language_models import load_language_model, width_at
+from sae_lens_isae.inputs.texts import PACKAGE_PREFIX, check_text, load_package_text
+from sae_lens_isae.training.checkpoints import check_checkpoint, find_checkpoint
+
+
+class Setup(NamedTuple):
+    """What a run begins with."""
+
+    overrides: dict[str, Any]
+    """Arguments of SAELens' runners in place of what the config names."""
+    resume_from: Path | None
+
+
+@contextlib.contextmanager
+def prepared(
+    cfg: LanguageModelSAERunnerConfig[Any],
+    names: Sequence[str],
+    n_eval_batches: int,
+    n_kept_activations: int,
+) -> Generator[Setup]:
+    """Everything that can be found wrong before training; model and text for SAELens' runners."""
+    _check_settings(cfg, n_eval_batches, n_kept_activations)
+    resume_from = find_checkpoint(cfg.resume_from_checkpoint, cfg.checkpoint_path)
+    if resume_from is not None:
+        check_checkpoint(resume_from, names)
+    with contextlib.ExitStack() as folders:
+        if cfg.output_path is not None:
+            folders.enter_context(output_folder(Path(cfg.output_path), "--output_path"))
+        if cfg.checkpoint_path is not None:
+            folders.enter_context(output_folder(Path(cfg.checkpoint_path), "--checkpoint_path"))
+        yield Setup(_model_and_text(cfg), resume_from)
+
+
+def _check_settings(
+    cfg: LanguageModelSAERunnerConfig[Any], n_eval_batches: int, n_kept_activations: int
+) -> None:
+    least = {
+        "context_size": 1,
+        "train_batch_size_tokens": 1,
+        "store_batch_size_prompts": 1,
+        "n_batches_in_buffer": 1,
+        "n_batches_for_norm_estimate": 1,
+        "training_tokens": cfg.train_batch_size_tokens,
+        "n_checkpoints": 0,
+        "lr_warm_up_steps": 0,
+        "lr_decay_steps": 0,
+    }
+    values = {name: (getattr(cfg, name), at_least) for name, at_least in least.items()}
+    values |= {"eval_batches": (n_eval_batches, 0), "keep_activations": (n_kept_activations, 0)}
+    for name, (value, at_least) in values.items():
+        if value < at_least:
+            raise InputError(f"{name} must be >= {at_least}, got {value}")
+    if not (math.isfinite(cfg.lr) and cfg.lr > 0):
+        raise InputError(f"lr must be a number > 0, got {cfg.lr}")
+    if not 0 <= cfg.activations_mixing_fraction <= 1:
+        raise InputError(
+            "activations_mixing_fraction must be between 0 and 1, got "
+            f"{cfg.activations_mixing_fraction}"
+        )
+    buffer_size = cfg.n_batches_in_buffer * cfg.context_size
+    if buffer_size < cfg.train_batch_size_tokens:
+        raise InputError(
+            f"n_batches_in_buffer * context_size = {buffer_size} tokens do not fill a batch of "
+            f"train_batch_size_tokens = {cfg.train_batch_size_tokens}; raise n_batches_in_buffer"
+        )
+    check_device(cfg.device)
+    check_seed(cfg.seed)
+
+
+def _model_and_text(cfg: LanguageModelSAERunnerConfig[Any]) -> dict[str, Any]:
+    """What SAELens' runners take in place of what the config names."""
+    overrides: dict[str, Any] = {}
+    dataset = cfg.dataset_path
+    if dataset.startswith(PACKAGE_PREFIX):
+        overrides["override_dataset"] = load_package_text(dataset.removeprefix(PACKAGE_PREFIX))
+    elif not cfg.use_cached_activations:
+        check_text(dataset, streaming=cfg.streaming)
+    model = load_language_model(
+        cfg.model_name,
+        cfg.model_class_name,
+        str(cfg.llm_device),
+        [cfg.hook_name],
+        cfg.model_from_pretrained_kwargs,
+    )
+    width = width_at(model, cfg.hook_name, cfg.hook_head_index)
+    if width != cfg.sae.d_in:
+        raise InputError(
+            f"d_in is {cfg.sae.d_in}, but the model's activations at {cfg.hook_name} have {width} "
+            f"dimensions; set d_in to {width} or name another hook"
+        )
+    return {**overrides, "override_model": model}
