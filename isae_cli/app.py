@@ -54,7 +54,7 @@ def _common(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")] = False,
 ) -> None:
     # before any command imports tqdm
-    if quiet:
+    if quiet or os.environ.get("RANK", "0") != "0":
         no_bars()
     elif not sys.stderr.isatty():
         lines_instead_of_bars()

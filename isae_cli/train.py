@@ -11,6 +11,14 @@ import typer
 from isae_cli.output import say_next
 
 
+class ParallelChoice(str, Enum):
+    """What the processes of torchrun share."""
+
+    AUTO = "auto"
+    DATA = "data"
+    SEEDS = "seeds"
+
+
 class VaryChoice(str, Enum):
     """What tells seeds apart."""
 
@@ -39,6 +47,13 @@ def train(
             "(data), or both, as in independent training runs."
         ),
     ] = VaryChoice.BOTH,
+    parallel: Annotated[
+        ParallelChoice,
+        typer.Option(
+            help="Under torchrun: every process trains on a share of each batch (data), or trains "
+            "seeds of its own (seeds); auto divides seeds where they come out even."
+        ),
+    ] = ParallelChoice.AUTO,
     eval_batches: Annotated[
         int, typer.Option(help="Batches for SAELens' run_evals after training; 0 skips it.")
     ] = 4,
@@ -65,6 +80,7 @@ def train(
       isae train --architecture isae_me --d_in 768 --d_sae 4096 --k 40 \\
         --model_name pythia-160m --hook_name blocks.11.hook_resid_post \\
         --dataset_path monology/pile-uncopyrighted
+      torchrun --nproc-per-node 2 -m sae_lens_isae train --config pythia160m_isae_me
     """
     if show_help or (config is None and not ctx.args):
         print(ctx.get_help())
@@ -82,8 +98,9 @@ def train(
         n_eval_batches=eval_batches,
         n_kept_activations=keep_activations,
         vary=vary.value,
+        parallel=parallel.value,
     )
-    if eval_batches:
+    if eval_batches and result.saes:
         from rich.console import Console
 
         rows = [

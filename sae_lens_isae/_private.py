@@ -27,6 +27,7 @@ from sae_lens.llm_sae_training_runner import (
 from sae_lens.training.multi_sae_trainer import MultiSAETrainer
 from typing_extensions import override
 
+from sae_lens_isae.distributed import rank
 from sae_lens_isae.files import whole_folder
 
 
@@ -91,6 +92,8 @@ class SingleRunner(LanguageModelSAETrainingRunner):
         output_path: str,
         log_feature_sparsity: torch.Tensor | None = None,
     ) -> None:
+        if rank():
+            return
         with whole_folder(Path(output_path)) as scratch:
             super().save_final_sae(sae, str(scratch), log_feature_sparsity)
 
@@ -109,6 +112,8 @@ class MultiRunner(MultiSAETrainingRunner):
     def _save_final_outputs(self, saes: dict[str, TrainingSAE[Any]], trainer: Any) -> None:
         output_path = self.cfg.output_path
         assert output_path is not None
+        if rank():
+            return
         with whole_folder(Path(output_path)) as scratch:
             self.cfg.output_path = str(scratch)
             try:

@@ -6,9 +6,13 @@ random, goes through these functions; in a process that is alone each returns wh
 
 from __future__ import annotations
 
+from typing import Any, TypeVar
+
 import torch
 import torch.distributed as dist
 from jaxtyping import Float
+
+Value = TypeVar("Value")
 
 
 def n_ranks() -> int:
@@ -53,3 +57,18 @@ def of_first_rank(tensor: torch.Tensor) -> torch.Tensor:
     shared = tensor.detach().clone().to(torch.uint8 if tensor.dtype == torch.bool else tensor.dtype)
     dist.broadcast(shared, 0)
     return shared.to(tensor.dtype)
+
+
+def agreed(value: Value) -> Value:
+    """The value that rank 0 has, which can be anything that pickles."""
+    if n_ranks() == 1:
+        return value
+    values: list[Any] = [value]
+    dist.broadcast_object_list(values, 0)
+    return values[0]
+
+
+def wait_for_all() -> None:
+    """Until every rank is here."""
+    if n_ranks() > 1:
+        dist.barrier()

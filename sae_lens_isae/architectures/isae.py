@@ -27,6 +27,7 @@ from sae_lens_isae.architectures.recipe import (
     unit_norm_mse,
 )
 from sae_lens_isae.architectures.resampling import choose_moves, duplicates, move_latents
+from sae_lens_isae.distributed import averaged, joined, of_first_rank
 from sae_lens_isae.errors import InputError
 from sae_lens_isae.losses import LOSS_TERMS, LossTermsMixin, StepContext, drop_training_state
 from sae_lens_isae.ops.compiling import not_compiled
@@ -122,7 +123,7 @@ class ISAETrainingSAE(LossTermsMixin, TopKTrainingSAE):
         )
         # copies: people keep losses, and the next replay overwrites what this one returned
         loss, values = step.loss.clone(), torch.stack(list(step.losses.values()))
-        self._watch.record(loss, step_input.n_training_steps)
+        self._watch.record(averaged(loss), step_input.n_training_steps)
         metrics = {}
         if step_input.is_logging_step:
             metrics = self.term_metrics(
@@ -272,7 +273,7 @@ class ISAETrainingSAE(LossTermsMixin, TopKTrainingSAE):
             self.set_unit_norm_atoms()
             self._optimizer_is_known = False
         if not self._bias_is_set:
-            self.initialize_bias(step_input.sae_in)
+            self.initialize_bias(joined(step_input.sae_in))
         if not self._optimizer_is_known:
             if self.cfg.fused_adam and self.W_dec.is_cuda:
                 self._optimizer_changes.request(self.W_dec, fuse_adam)
@@ -280,7 +281,7 @@ class ISAETrainingSAE(LossTermsMixin, TopKTrainingSAE):
         dead = step_input.dead_neuron_mask
         due = 0 < self.n_steps <= self.cfg.resample_until
         if due and dead is not None and self.n_steps % self.cfg.resample_every == 0:
-            self.resample(dead, step_input.sae_in)
+            self.resample(dead, joined(step_input.sae_in))
         if dead is not None:
             self._slots.update(dead)
         self.n_steps += 1
@@ -333,6 +334,7 @@ class ISAETrainingSAE(LossTermsMixin, TopKTrainingSAE):
                 dictionary,
                 self.signed,
             )
+        direction, moved = of_first_rank(direction), of_first_rank(moved)
         move_latents(moved, direction, self.W_enc, self.W_dec)
         entries = [(self.W_dec, moved[:, None]), (self.W_enc, moved)]
         self._optimizer_changes.request(self.W_dec, forget_moments(entries))

@@ -18,6 +18,7 @@ from sae_lens.saes.abstopk_sae import AbsTopK
 from sae_lens.saes.matching_pursuit_sae import MatchingPursuitTrainingSAEConfig
 from typing_extensions import override
 
+from sae_lens_isae.distributed import averaged, n_ranks, rank
 from sae_lens_isae.errors import InputError
 from sae_lens_isae.losses.terms import (
     LossTerm,
@@ -173,7 +174,10 @@ class ARIPLoss(LossTerm):
         # mixed by two odd constants into 32 bits: the CPU's generator ignores the bits above
         key = (self.seed * 0x9E3779B1 + step * 0x85EBCA77) % 2**32
         generator = torch.Generator(device).manual_seed(key)
-        return (torch.randn(batch_size, self.size, generator=generator, device=device),)
+        # every rank draws that of the whole batch and takes its share
+        shape = (n_ranks() * batch_size, self.size)
+        noise = torch.randn(shape, generator=generator, device=device)
+        return (noise[rank() * batch_size :][:batch_size],)
 
     @override
     def forward(self, ctx: StepContext, *inputs: torch.Tensor) -> Float[torch.Tensor, ""]:
@@ -187,7 +191,7 @@ class ARIPLoss(LossTerm):
     @not_compiled
     @torch.no_grad()
     def _follow_l0(self, feature_acts: Float[torch.Tensor, "batch d_sae"]) -> None:
-        self.running_l0.lerp_(_mean_l0(feature_acts), _L0_RATE)
+        self.running_l0.lerp_(averaged(_mean_l0(feature_acts)), _L0_RATE)
         self._copies_of_l0.push(0, self.running_l0)
 
     @override

@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from typing_extensions import override
 
+from sae_lens_isae.distributed import joined, n_ranks
 from sae_lens_isae.errors import InputError
 from sae_lens_isae.losses.terms import LossTerm, LossTermsMixin, Metric, StepContext
 
@@ -147,8 +148,6 @@ class ReweightingLoss(LossTerm):
     @override
     def forward(self, ctx: StepContext, *inputs: torch.Tensor) -> Float[torch.Tensor, ""]:
         sae_in = ctx.sae_in
-        if self.labelled is None:
-            self._update_variance(sae_in)
         squared = (ctx.sae_out - sae_in).pow(2) * ctx.sae.sample_weights(sae_in)
         return ((self.squared_weights() - 1) * squared).sum(-1).mean()
 
@@ -166,15 +165,29 @@ class ReweightingLoss(LossTerm):
         """gamma^2 of every dimension; their mean is 1."""
         return squared_weights(self.statistic, self.alpha)
 
+    @override
     @torch.no_grad()
-    def _update_variance(self, sae_in: Float[torch.Tensor, "batch d_in"]) -> None:
-        batch = sae_in.float()
-        self.n_samples.add_(len(batch))
-        share = len(batch) / self.n_samples
-        variance, mean = torch.var_mean(batch, dim=0, correction=0)
+    def observe(self, sae_in: Float[torch.Tensor, "batch d_in"]) -> None:
+        if self.labelled is not None:
+            return
+        variance, mean = _variance_and_mean(sae_in.float())
+        n_new = len(sae_in) * n_ranks()
+        self.n_samples.add_(n_new)
+        share = n_new / self.n_samples
         shift = mean - self.mean
         self.mean.add_(share * shift)
         self.statistic.lerp_(variance + (1 - share) * shift.pow(2), share)
+
+
+def _variance_and_mean(
+    batch: Float[torch.Tensor, "batch d_in"],
+) -> tuple[Float[torch.Tensor, " d_in"], Float[torch.Tensor, " d_in"]]:
+    """Of the batches of all ranks, which are of one size."""
+    variance, mean = torch.var_mean(batch, dim=0, correction=0)
+    if n_ranks() == 1:
+        return variance, mean
+    variances, means = joined(torch.stack([variance, mean])[None]).unbind(1)
+    return variances.mean(0) + means.var(0, correction=0), means.mean(0)
 
 
 def _consistency_of_file(file: str, d_in: int) -> Float[torch.Tensor, " d_in"]:

@@ -19,6 +19,7 @@ from sae_lens import TrainingSAE, TrainingSAEConfig
 from torch import nn
 from typing_extensions import override
 
+from sae_lens_isae.distributed import joined
 from sae_lens_isae.errors import InputError
 from sae_lens_isae.ops.compiling import not_compiled
 from sae_lens_isae.ops.sparse import dense_codes
@@ -61,12 +62,16 @@ class LossTerm(nn.Module, ABC):
         """The term as `cfg` describes it, or None where `cfg` switches it off."""
 
     def prepare(self, sae: LossTermsMixin, sae_in: Float[torch.Tensor, "batch d_in"]) -> None:
-        """Called once, with the first batch of a run, before anything is trained on it: checks of
-        the data and first values of statistics. It may wait for the device.
+        """Called once, with the first batch of a run, that of all ranks, before anything is trained
+        on it: checks of the data and first values of statistics. It may wait for the device.
 
         Raises:
             InputError: The term cannot work with these activations.
         """
+
+    def observe(self, sae_in: Float[torch.Tensor, "batch d_in"]) -> None:
+        """Called before every step with its batch, outside of what is recorded: statistics of the
+        activations, over all ranks of a data-parallel run."""
 
     def inputs(
         self,
@@ -119,11 +124,14 @@ class LossTermsMixin(TrainingSAE[Any]):
 
     @not_compiled
     def prepare_terms(self, sae_in: Float[torch.Tensor, "batch d_in"]) -> None:
-        """Let every term look at the first batch; nothing on later steps."""
+        """Let every term look at a batch before its step, at the first one for longer."""
         if not self._terms_are_prepared:
+            first = joined(sae_in)
             for _, term in self._terms():
-                term.prepare(self, sae_in)
+                term.prepare(self, first)
             self._terms_are_prepared = True
+        for _, term in self._terms():
+            term.observe(sae_in)
 
     def encode_again(self, ctx: StepContext) -> Float[torch.Tensor, "batch d_sae"]:
         """Codes of this step's reconstruction: the second half of the latent self-map ('Latent

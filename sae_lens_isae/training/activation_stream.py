@@ -9,9 +9,10 @@ stands, the buffers, the random numbers.
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from jaxtyping import Float
@@ -19,6 +20,7 @@ from sae_lens import ActivationsStore
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from sae_lens_isae.distributed import n_ranks, rank
 from sae_lens_isae.errors import InputError, explained
 from sae_lens_isae.training.llm_batches import Batches
 
@@ -85,24 +87,21 @@ class MixedActivations(Iterator[dict[str, Float[torch.Tensor, "batch d_in"]]]):
         return {name: found[seed] for name, seed in self._seeds.items()}
 
     def save(self, folder: Path) -> None:
-        tensors = random_states()
+        tensors = _random_states()
         tensors["position"] = torch.tensor(self._batches.position())
         for seed, order in self._orders.items():
             tensors |= {f"{seed}_{name}": value for name, value in order.state().items()}
-        save_file(
-            {name: tensor.contiguous() for name, tensor in tensors.items()},
-            folder / STATE_FILENAME,
-            metadata={"settings": json.dumps(self._settings)},
-        )
+        save_state(folder, tensors, self._settings)
 
     def load(self, folder: Path) -> None:
-        tensors = read_state(folder, self._settings)
+        state = load_state(folder, self._settings)
         with explained(folder / STATE_FILENAME, "is damaged", "resume from an earlier checkpoint"):
-            passes, place = tensors["position"].tolist()
-            for seed, order in self._orders.items():
-                order.restore({n: tensors[f"{seed}_{n}"] for n in order.state()})
-            set_random_states(tensors)
-        self._batches.seek((passes, place))
+            passes, place = state.tensors["position"].tolist()
+            if state.is_of_this_rank:
+                for seed, order in self._orders.items():
+                    order.restore({n: state.tensors[f"{seed}_{n}"] for n in order.state()})
+                _set_random_states(state.tensors)
+        self._batches.seek((passes, place * state.n_ranks // n_ranks()))
 
     def _refill(self) -> None:
         orders = list(self._orders.values())
@@ -176,19 +175,41 @@ def settings_of(store: ActivationsStore) -> dict[str, Any]:
     return {**found, "exclude_special_tokens": None if excluded is None else excluded.tolist()}
 
 
-def read_state(folder: Path, settings: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """The tensors of a state that was saved with these settings.
+class State(NamedTuple):
+    """What a checkpoint knows of the activations."""
+
+    tensors: dict[str, torch.Tensor]
+    n_ranks: int
+    """On which the run was."""
+    is_of_this_rank: bool
+    """Otherwise it is that of rank 0, of a run on another number of ranks."""
+
+
+def save_state(
+    folder: Path, tensors: Mapping[str, torch.Tensor], settings: Mapping[str, Any]
+) -> None:
+    """Write this rank's state into a checkpoint."""
+    save_file(
+        {name: tensor.contiguous() for name, tensor in tensors.items()},
+        folder / _filename(rank()),
+        metadata={"settings": json.dumps(settings), "n_ranks": str(n_ranks())},
+    )
+
+
+def load_state(folder: Path, settings: Mapping[str, Any]) -> State:
+    """The state that was saved with these settings.
+
+    Warns where it is of a run on another number of ranks.
 
     Raises:
         InputError: It is damaged, or was saved with others.
     """
     path = folder / STATE_FILENAME
-    with (
-        explained(path, "is damaged", "resume from an earlier checkpoint"),
-        safe_open(path, "pt") as file,
-    ):
-        saved = json.loads(file.metadata()["settings"])
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    with explained(path, "is damaged", "resume from an earlier checkpoint"):
+        tensors, saved, before = _read(path)
+        same = before == n_ranks() and (folder / _filename(rank())).is_file()
+        if same and rank():
+            tensors, saved, _ = _read(folder / _filename(rank()))
     different = [
         f"{name} {saved.get(name)!r} instead of {value!r}"
         for name, value in settings.items()
@@ -199,10 +220,29 @@ def read_state(folder: Path, settings: Mapping[str, Any]) -> dict[str, torch.Ten
             f"{folder} was written by a run with {', '.join(different)}; resume with the settings "
             "of that run, or start a new one from its weights (from_pretrained_path)"
         )
-    return tensors
+    if not same:
+        warnings.warn(
+            f"{folder} was written by {before} processes and goes on in {n_ranks()}: weights and "
+            "optimizer are the same, the text goes on near where it was, and the buffer is "
+            "refilled",
+            stacklevel=2,
+        )
+    return State(tensors, before, same)
 
 
-def random_states() -> dict[str, torch.Tensor]:
+def _filename(of_rank: int) -> str:
+    path = Path(STATE_FILENAME)
+    return path.name if of_rank == 0 else f"{path.stem}_{of_rank}{path.suffix}"
+
+
+def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any], int]:
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    return tensors, json.loads(metadata["settings"]), int(metadata["n_ranks"])
+
+
+def _random_states() -> dict[str, torch.Tensor]:
     """Those of torch's global generators."""
     states = {"random_cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
@@ -210,8 +250,8 @@ def random_states() -> dict[str, torch.Tensor]:
     return states
 
 
-def set_random_states(tensors: Mapping[str, torch.Tensor]) -> None:
-    """What `random_states` returned, among other tensors."""
+def _set_random_states(tensors: Mapping[str, torch.Tensor]) -> None:
+    """What `_random_states` returned, among other tensors."""
     torch.set_rng_state(tensors["random_cpu"])
     for name, state in tensors.items():
         number = name.removeprefix("random_cuda_")

@@ -17,14 +17,22 @@ from typing import Any
 
 import torch
 from sae_lens import SAETrainer, logger
-from sae_lens.constants import RUNNER_CFG_FILENAME
+from sae_lens.constants import (
+    RUNNER_CFG_FILENAME,
+    SAE_WEIGHTS_FILENAME,
+    TRAINER_STATE_FILENAME,
+)
 from sae_lens.training.multi_sae_trainer import MultiSAETrainer
 
 from sae_lens_isae._private import count_tokens
+from sae_lens_isae.distributed import agreed, n_ranks, rank, summed, wait_for_all
 from sae_lens_isae.errors import InputError, MissingInputError, explained
 from sae_lens_isae.files import unique_folder
+from sae_lens_isae.ops.lagging import LaggingCopies
 from sae_lens_isae.training.activation_stream import STATE_FILENAME, ActivationStream
+from sae_lens_isae.training.data_parallel import share_steps
 from sae_lens_isae.training.normalization import estimate_normalization
+from sae_lens_isae.training.step_streams import step_beside_each_other
 
 Trainer = SAETrainer[Any, Any] | MultiSAETrainer
 
@@ -57,7 +65,7 @@ def fit(
         Stopped: A signal came.
         InputError: The checkpoint cannot be resumed.
     """
-    stop = _StopRequest()
+    stop = _StopRequest(trainer.cfg.device)
 
     def batches() -> Iterator[dict[str, torch.Tensor]]:
         while True:
@@ -73,6 +81,10 @@ def fit(
         trainer.hook_names = {name: name for name in trainer.trainers}
         trainer.data_provider = found
         trainers = trainer.trainers
+    for each in trainers.values():
+        share_steps(each)
+    if len(trainers) > 1:
+        step_beside_each_other(list(trainers.values()))
     _keep_checkpoints_whole(trainer, stream)
     count_tokens(trainer)
     if resume_from is not None:
@@ -89,18 +101,21 @@ LATEST = "latest"
 """In place of a checkpoint's folder: the one that was written last, if there is one."""
 
 
-def find_checkpoint(resume_from: str | None, checkpoint_path: str | None) -> Path | None:
+def find_checkpoint(
+    resume_from: str | None, checkpoint_path: str | None, names: Sequence[str]
+) -> Path | None:
     """The checkpoint that a user means.
 
     Args:
         resume_from: A folder, or `latest`.
         checkpoint_path: Of the run: `<folder>/<id>`. `latest` looks at all runs in that folder.
+        names: Of the SAEs; empty for a run with one.
 
     Returns:
         None to begin from the start: nothing was asked for, or no checkpoint is there yet.
 
     Raises:
-        InputError: `latest` of nowhere.
+        InputError: `latest` of nowhere, or of runs with other SAEs.
     """
     if resume_from != LATEST:
         return None if resume_from is None else Path(resume_from)
@@ -109,14 +124,24 @@ def find_checkpoint(resume_from: str | None, checkpoint_path: str | None) -> Pat
             "resume_from_checkpoint latest looks for checkpoints in checkpoint_path, which is empty"
         )
     base = Path(checkpoint_path).parent
-    states = [*base.glob("*/*/trainer_state.pt"), *base.glob("*/*/*/trainer_state.pt")]
     # those that are being written lie in folders whose names begin with a dot
-    whole = [s for s in states if not any(p.startswith(".") for p in s.relative_to(base).parts)]
+    whole = [
+        folder
+        for folder in base.glob("*/*")
+        if not any(part.startswith(".") for part in folder.relative_to(base).parts)
+        and any(folder.rglob(TRAINER_STATE_FILENAME))
+    ]
     if not whole:
         logger.info(f"there is no checkpoint in {base} yet; the run begins from the start")
         return None
-    newest = max(whole, key=lambda state: state.stat().st_mtime_ns)
-    return base.joinpath(*newest.relative_to(base).parts[:2])
+    states = [Path(name, TRAINER_STATE_FILENAME) for name in names or [""]]
+    fitting = [folder for folder in whole if all((folder / s).is_file() for s in states)]
+    if not fitting:
+        raise InputError(
+            f"{base} has checkpoints, but none of {', '.join(names) or 'a run with one SAE'}; "
+            "resume with the number of seeds that the run had, or name another checkpoint_path"
+        )
+    return max(fitting, key=lambda folder: (folder / states[0]).stat().st_mtime_ns)
 
 
 def check_checkpoint(folder: Path, names: Sequence[str]) -> None:
@@ -137,7 +162,7 @@ def check_checkpoint(folder: Path, names: Sequence[str]) -> None:
         of_sae = folder / name
         missing = [
             file
-            for file in ("trainer_state.pt", "sae_weights.safetensors", RUNNER_CFG_FILENAME)
+            for file in (TRAINER_STATE_FILENAME, SAE_WEIGHTS_FILENAME, RUNNER_CFG_FILENAME)
             if not ((folder if file == RUNNER_CFG_FILENAME else of_sae) / file).is_file()
         ]
         if missing:
@@ -153,12 +178,18 @@ class _StopRequested(BaseException):
 
 
 class _StopRequest:
-    def __init__(self) -> None:
+    def __init__(self, device: str) -> None:
         self._came = False
+        self._device = device
+        self._of_all_ranks = LaggingCopies()
 
     def check(self) -> None:
-        """Stop the run here if a signal came."""
-        if self._came:
+        """Stop the run here if a signal came, on several ranks at the same step on all of them."""
+        came = self._came
+        if n_ranks() > 1:
+            self._of_all_ranks.push(0, summed(torch.full((), float(came), device=self._device)))
+            came = any(bool(count) for _, count in self._of_all_ranks.pop())
+        if came:
             raise _StopRequested
 
     @contextlib.contextmanager
@@ -185,32 +216,36 @@ class _StopRequest:
 
 
 def _keep_checkpoints_whole(trainer: Trainer, stream: ActivationStream) -> None:
-    """Write checkpoints under another name first, with the state of the activations in them."""
-    save, save_more = trainer.save_checkpoint, trainer.save_checkpoint_fn
+    """Write checkpoints under another name first, with the state of the activations in them.
 
-    def save_stream(checkpoint_path: Path | None) -> None:
-        if save_more is not None:
-            save_more(checkpoint_path=checkpoint_path)
-        if checkpoint_path is not None:
-            stream.save(checkpoint_path)
+    Rank 0 writes what all ranks have in common, and every rank where its activations stand.
+    """
+    save = trainer.save_checkpoint
 
     def save_whole(checkpoint_name: str, *args: Any, **kwargs: Any) -> None:
         path = trainer.cfg.checkpoint_path
         if path is None:
-            save(checkpoint_name, *args, **kwargs)
+            if rank() == 0:
+                save(checkpoint_name, *args, **kwargs)
             return
-        scratch = unique_folder(Path(path))
-        trainer.cfg.checkpoint_path = str(scratch)
+        scratch = agreed(unique_folder(Path(path)) if rank() == 0 else None)
+        assert scratch is not None
         try:
-            save(checkpoint_name, *args, **kwargs)
-            final = Path(path) / checkpoint_name
-            shutil.rmtree(final, ignore_errors=True)
-            (scratch / checkpoint_name).rename(final)
+            if rank() == 0:
+                trainer.cfg.checkpoint_path = str(scratch)
+                save(checkpoint_name, *args, **kwargs)
+            wait_for_all()
+            stream.save(scratch / checkpoint_name)
+            wait_for_all()
+            if rank() == 0:
+                final = Path(path) / checkpoint_name
+                shutil.rmtree(final, ignore_errors=True)
+                (scratch / checkpoint_name).rename(final)
         finally:
             trainer.cfg.checkpoint_path = path
-            shutil.rmtree(scratch, ignore_errors=True)
+            if rank() == 0:
+                shutil.rmtree(scratch, ignore_errors=True)
 
-    trainer.save_checkpoint_fn = save_stream
     trainer.save_checkpoint = save_whole
 
 

@@ -132,7 +132,8 @@ def _nearest_flags(said: str) -> str:
     """What the flags that SAELens does not know may have meant."""
     known = {f.name for cls in (LanguageModelSAERunnerConfig, LoggingConfig) for f in fields(cls)}
     known |= {f.name for _, cls in SAE_TRAINING_CLASS_REGISTRY.values() for f in fields(cls)}
-    known |= {"architecture", "config", "seeds", "vary", "eval_batches", "keep_activations"}
+    known |= {"architecture", "config", "seeds", "vary", "parallel"}
+    known |= {"eval_batches", "keep_activations"}
     hints: list[str] = []
     for flag in re.findall(r"--([\w.-]+)", said.rpartition("unrecognized arguments")[2]):
         near = get_close_matches(flag.replace("-", "_"), sorted(known), n=1)

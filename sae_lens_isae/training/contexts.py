@@ -7,19 +7,23 @@ tokenizer at once, on the CPU and in the background, and only whole batches go t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import copy
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from datasets.distributed import split_dataset_by_node
 from jaxtyping import Int
 from sae_lens import ActivationsStore
 from sae_lens.pretokenize_runner import get_special_token_from_cfg
-from sae_lens.tokenization_and_batching import concat_and_batch_sequences
 from sae_lens.training.prefetch import PrefetchingIterator
 
 from sae_lens_isae.progress import progress_bar
+
+_BatchTokenizer = Callable[[list[str]], list[Int[np.ndarray, " tokens"]]]
 
 
 class _Chunk(NamedTuple):
@@ -57,8 +61,6 @@ class Contexts:
         self._ahead: PrefetchingIterator[_Chunk] | None = None
         self._first_text = 0
         self._n_texts = 0
-        self._n_added = 0
-        """Tokens that the tokenizer puts before every text and the store takes away again."""
         store.get_batch_tokens = self.read
 
     def read(
@@ -134,35 +136,28 @@ class Contexts:
         """One pass over the text."""
         store = self._store
         if store.is_dataset_tokenized:
-            contexts = (row[: store.context_size] for row in self._token_rows())
-        elif store.use_chat_formatting or not self._can_tokenize_whole_batches():
+            contexts = (torch.as_tensor(row[: store.context_size]) for row in self._token_rows())
+        elif store.use_chat_formatting or (tokenize := self._batch_tokenizer()) is None:
             contexts = self._stock_contexts()
         else:
-            contexts = self._concatenated()
+            yield from self._concatenated(tokenize)
+            return
         while chunk := list(islice(contexts, _CONTEXTS_AT_ONCE)):
-            yield _Chunk(torch.stack(chunk), self._n_texts)
+            yield _Chunk(torch.stack(chunk).long(), self._n_texts)
 
-    def _token_rows(self) -> Iterator[Int[torch.Tensor, " tokens"]]:
+    def _token_rows(self) -> Iterator[Any]:
         for rows in self._columns():
-            for row in rows:
-                yield torch.as_tensor(row, dtype=torch.long)
+            yield from rows
 
-    def _concatenated(self) -> Iterator[Int[torch.Tensor, " context"]]:
+    def _concatenated(self, tokenize: _BatchTokenizer) -> Iterator[_Chunk]:
         store, tokenizer = self._store, self._tokenizer
-        return concat_and_batch_sequences(
-            tokens_iterator=(
-                torch.tensor(row[self._n_added :], dtype=torch.long)
-                for texts in self._columns()
-                for row in self._tokens(texts)
-            ),
-            context_size=store.context_size,
-            begin_batch_token_id=tokenizer.bos_token_id if store.prepend_bos else None,
-            begin_sequence_token_id=None,
-            sequence_separator_token_id=get_special_token_from_cfg(
-                store.sequence_separator_token, tokenizer
-            ),
-            disable_concat_sequences=store.disable_concat_sequences,
-        )
+        for tokens in concatenated_contexts(
+            map(tokenize, self._columns()),
+            store.context_size,
+            tokenizer.bos_token_id if store.prepend_bos else None,
+            get_special_token_from_cfg(store.sequence_separator_token, tokenizer),
+        ):
+            yield _Chunk(tokens, self._n_texts)
 
     def _stock_contexts(self) -> Iterator[Int[torch.Tensor, " context"]]:
         while True:
@@ -185,22 +180,76 @@ class Contexts:
     def _tokenizer(self) -> Any:
         return getattr(self._store.model, "tokenizer", None)
 
-    def _tokens(self, texts: list[str]) -> list[list[int]]:
-        return self._tokenizer(texts, return_attention_mask=False, verbose=False)["input_ids"]
+    def _batch_tokenizer(self) -> _BatchTokenizer | None:
+        """What makes the store's tokens of many texts at once; None where nothing does.
 
-    def _can_tokenize_whole_batches(self) -> bool:
-        """Whether the tokenizer makes the tokens of the store, which asks the model for them."""
-        to_tokens: Callable[..., torch.Tensor] | None
-        to_tokens = getattr(self._store.model, "to_tokens", None)
-        if self._tokenizer is None or to_tokens is None:
-            return False
+        The store asks the model for the tokens of each text. Some models take a token away again
+        that the tokenizer puts first.
+        """
+        store = self._store
+        to_tokens: Callable[..., torch.Tensor] | None = getattr(store.model, "to_tokens", None)
+        backend = getattr(self._tokenizer, "backend_tokenizer", None)
+        if backend is None or to_tokens is None or store.disable_concat_sequences:
+            return None
+        # a copy: calls elsewhere set padding and truncation of the tokenizer that they use
+        backend = copy.deepcopy(backend)
+        backend.no_padding()
+        backend.no_truncation()
+
+        def tokenize(n_added: int, texts: list[str]) -> list[Int[np.ndarray, " tokens"]]:
+            found = backend.encode_batch_fast(texts)
+            return [np.array(row.ids[n_added:], dtype=np.int64) for row in found]
+
         texts = next(self._columns(), [])[:_N_COMPARED]
         stock = [
-            to_tokens(text, truncate=False, move_to_device=False, prepend_bos=False)
-            .squeeze(0)
-            .tolist()
+            to_tokens(text, truncate=False, move_to_device=False, prepend_bos=False).flatten()
             for text in texts
         ]
-        rows = self._tokens(texts)
-        self._n_added = int(rows != stock)
-        return [row[self._n_added :] for row in rows] == stock
+        for n_added in (0, 1):
+            rows = tokenize(n_added, texts)
+            if all(r.tolist() == s.tolist() for r, s in zip(rows, stock, strict=True)):
+                return partial(tokenize, n_added)
+        return None
+
+
+def concatenated_contexts(
+    texts: Iterable[list[Int[np.ndarray, " tokens"]]],
+    size: int,
+    begin: int | None,
+    separator: int | None,
+) -> Iterator[Int[torch.Tensor, "contexts size"]]:
+    """SAELens' `concat_and_batch_sequences` for many texts at a time, all contexts of each such
+    batch at once: made one by one they take as long as a training step.
+
+    Args:
+        texts: Batches of tokenised texts.
+        size: Of a context, at least 2.
+        begin: Token that every context begins with.
+        separator: Token between two texts in one context.
+    """
+    between = np.array([] if separator is None else [separator])
+    left = np.empty(0, dtype=np.int64)
+    for batch in texts:
+        parts, is_between = [left], [np.zeros(len(left), dtype=bool)]
+        for text in batch:
+            if len(text):
+                inserted = between[: int(text[0] != separator)]
+                parts += [inserted, text]
+                is_between += [np.ones(len(inserted), dtype=bool), np.zeros(len(text), dtype=bool)]
+        tokens, inserted = np.concatenate(parts), np.concatenate(is_between)
+        contexts: list[np.ndarray] = []
+        place = 0
+        while place < len(tokens):
+            # between two texts, and so between two contexts
+            start = place + int(inserted[place])
+            n_new = size - int(begin is not None and tokens[start] != begin)
+            if start + n_new > len(tokens):
+                break
+            contexts.append(tokens[start : start + n_new])
+            place = start + n_new
+        left = tokens[place + int(place < len(tokens) and inserted[place]) :]
+        if contexts:
+            found = np.full((len(contexts), size), 0 if begin is None else begin)
+            for row, context in zip(found, contexts, strict=True):
+                row[size - len(context) :] = context
+            yield torch.from_numpy(found)

@@ -15,6 +15,7 @@ from sae_lens import ActivationsStore, LanguageModelSAERunnerConfig
 from sae_lens.constants import ACTIVATIONS_STORE_STATE_FILENAME
 from safetensors.torch import load_file
 
+from sae_lens_isae.distributed import n_ranks, rank
 from sae_lens_isae.training.activation_stream import (
     ActivationStream,
     MixedActivations,
@@ -51,14 +52,14 @@ def opened_data(
         if store.cached_activation_dataset is not None:
             batches, load_elsewhere = StoredBatches(store), _nothing_to_load
         else:
-            contexts = Contexts(store)
+            contexts = Contexts(store, (rank(), n_ranks()))
             open_now.callback(contexts.close)
             batches, load_elsewhere = LLMBatches(store, contexts), partial(_skip_texts, contexts)
         stream = MixedActivations(
             batches,
             seeds,
-            batch_size=cfg.train_batch_size_tokens,
-            buffer_size=store.n_batches_in_buffer * store.training_context_size,
+            batch_size=cfg.train_batch_size_tokens // n_ranks(),
+            buffer_size=store.n_batches_in_buffer * store.training_context_size // n_ranks(),
             mix_fraction=store.activations_mixing_fraction,
             device=store.device,
             settings=settings_of(store),

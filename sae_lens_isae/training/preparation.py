@@ -11,11 +11,13 @@ from typing import Any, NamedTuple
 from sae_lens import LanguageModelSAERunnerConfig
 
 from sae_lens_isae.checks import check_device, check_seed
+from sae_lens_isae.distributed import agreed, n_ranks, rank
 from sae_lens_isae.errors import InputError
 from sae_lens_isae.files import output_folder
 from sae_lens_isae.inputs.language_models import load_language_model, width_at
 from sae_lens_isae.inputs.texts import PACKAGE_PREFIX, check_text, load_package_text
 from sae_lens_isae.training.checkpoints import check_checkpoint, find_checkpoint
+from sae_lens_isae.training.data_parallel import launched
 
 
 class Setup(NamedTuple):
@@ -35,13 +37,14 @@ def prepared(
 ) -> Generator[Setup]:
     """Everything that can be found wrong before training; model and text for SAELens' runners."""
     _check_settings(cfg, n_eval_batches, n_kept_activations)
-    resume_from = find_checkpoint(cfg.resume_from_checkpoint, cfg.checkpoint_path)
+    resume_from = agreed(find_checkpoint(cfg.resume_from_checkpoint, cfg.checkpoint_path, names))
     if resume_from is not None:
         check_checkpoint(resume_from, names)
     with contextlib.ExitStack() as folders:
-        if cfg.output_path is not None:
+        # of several processes the first holds the folder for all of them
+        if cfg.output_path is not None and launched().rank == 0:
             folders.enter_context(output_folder(Path(cfg.output_path), "--output_path"))
-        if cfg.checkpoint_path is not None:
+        if cfg.checkpoint_path is not None and rank() == 0:
             folders.enter_context(output_folder(Path(cfg.checkpoint_path), "--checkpoint_path"))
         yield Setup(_model_and_text(cfg), resume_from)
 
@@ -77,6 +80,11 @@ def _check_settings(
         raise InputError(
             f"n_batches_in_buffer * context_size = {buffer_size} tokens do not fill a batch of "
             f"train_batch_size_tokens = {cfg.train_batch_size_tokens}; raise n_batches_in_buffer"
+        )
+    if cfg.train_batch_size_tokens % n_ranks():
+        raise InputError(
+            f"{n_ranks()} processes cannot share steps of train_batch_size_tokens = "
+            f"{cfg.train_batch_size_tokens} equally; make it a multiple of {n_ranks()}"
         )
     check_device(cfg.device)
     check_seed(cfg.seed)

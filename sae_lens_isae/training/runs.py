@@ -23,13 +23,15 @@ from safetensors.torch import save_file
 from transformers import set_seed
 
 from sae_lens_isae._private import MultiRunner, SingleRunner
+from sae_lens_isae.distributed import rank, wait_for_all
 from sae_lens_isae.errors import InputError
 from sae_lens_isae.files import write_whole
 from sae_lens_isae.progress import progress_bar
 from sae_lens_isae.training.checkpoints import fit
 from sae_lens_isae.training.data import TrainingData, opened_data
+from sae_lens_isae.training.data_parallel import Parallel, together
 from sae_lens_isae.training.preparation import prepared
-from sae_lens_isae.training.seeds import Vary, seeded_sae, seeds_of_runs
+from sae_lens_isae.training.seeds import Seeds, Vary, seeded_sae, seeds_of_runs
 
 if TYPE_CHECKING:
     from transformer_lens.HookedRootModule import HookedRootModule
@@ -70,6 +72,7 @@ def train(
     n_eval_batches: int = 4,
     n_kept_activations: int = 4096,
     vary: Vary = "both",
+    parallel: Parallel = "auto",
 ) -> TrainingResult:
     """Train one SAE per seed and evaluate it, through SAELens' runners.
 
@@ -86,13 +89,30 @@ def train(
         vary: What a seed decides: initial weights and the noise of the losses (`init`), the order
             in which the activations are mixed (`data`), or both, which makes them independent
             training runs. What it does not decide goes by `cfg.seed`.
+        parallel: What the processes that `torchrun` started do: train on shares of every batch
+            (`data`), or train whole seeds each (`seeds`); by default the latter where every process
+            gets as many.
+
+    Returns:
+        The SAEs that this process has trained; none on the others of those that share batches.
 
     Raises:
         InputError: A setting cannot be honoured.
         MissingInputError: The model or text of a package is missing; says what to install.
     """
     runs = seeds_of_runs(cfg.seed, n_seeds, vary)
-    if n_seeds > 1:
+    with together(cfg, runs, parallel) as mine:
+        return _train(cfg, mine, vary if n_seeds > 1 else None, n_eval_batches, n_kept_activations)
+
+
+def _train(
+    cfg: LanguageModelSAERunnerConfig[Any],
+    runs: Mapping[str, Seeds],
+    vary: Vary | None,
+    n_eval_batches: int,
+    n_kept_activations: int,
+) -> TrainingResult:
+    if vary is not None:
         saes = {name: seeded_sae(cfg.sae, seeds.init) for name, seeds in runs.items()}
         for sae in saes.values():
             sae.cfg.metadata.seeds_vary = vary
@@ -228,6 +248,10 @@ def _finish(
     n_eval_batches: int,
     n_kept_activations: int,
 ) -> TrainingResult:
+    if rank():
+        # the first evaluates, and the group ends for all at once
+        wait_for_all()
+        return TrainingResult(saes=[], activations_path=None)
     store, model = runner.activations_store, runner.model
     output = Path(cfg.output_path) if cfg.output_path is not None else None
     activations_path = None
@@ -245,4 +269,5 @@ def _finish(
         )
         for name, sae in progress_bar(saes.items(), desc="Evaluating", unit="SAE")
     ]
+    wait_for_all()
     return TrainingResult(saes=trained, activations_path=activations_path)

@@ -72,7 +72,7 @@ def test_statistics_go_through_checkpoints_in_full_precision(tmp_path):
     sae = make_sae(config(wsae_alpha=1.0, dtype="bfloat16"))
     batches = scaled(300)
     for x in batches:
-        sae.loss_terms["wsae_loss"]._update_variance(x)
+        sae.loss_terms["wsae_loss"].observe(x)
     sae.save_model(tmp_path)
     resumed = make_sae(config(wsae_alpha=1.0, dtype="bfloat16"))
     resumed.load_weights_from_checkpoint(tmp_path)
