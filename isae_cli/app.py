@@ -14,6 +14,7 @@ from typer.exceptions import Abort, Exit, TyperException
 
 from isae_cli.audit import audit
 from isae_cli.bench import ListsOfEvals, bench
+from isae_cli.cache import cache
 from isae_cli.demo import demo
 from isae_cli.pairwise import pairwise
 from isae_cli.progress import lines_instead_of_bars, no_bars
@@ -33,6 +34,7 @@ app.command(
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
     add_help_option=False,
 )(train)
+app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(cache)
 app.command()(pairwise)
 app.command()(audit)
 app.command()(recode)

@@ -54,6 +54,22 @@ def train(
             "seeds of its own (seeds); auto divides seeds where they come out even."
         ),
     ] = ParallelChoice.AUTO,
+    activations: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of `isae cache` to train from, in place of running the model.",
+            show_default=False,
+        ),
+    ] = None,
+    in_memory: Annotated[
+        bool | None,
+        typer.Option(
+            "--in-memory/--from-disk",
+            help="Keep those activations in memory (of the GPU) and shuffle all of them, or mix "
+            "them from disk; by default in memory if they fit.",
+            show_default=False,
+        ),
+    ] = None,
     eval_batches: Annotated[
         int, typer.Option(help="Batches for SAELens' run_evals after training; 0 skips it.")
     ] = 4,
@@ -99,6 +115,8 @@ def train(
         n_kept_activations=keep_activations,
         vary=vary.value,
         parallel=parallel.value,
+        activations=activations,
+        in_memory=in_memory,
     )
     if eval_batches and result.saes:
         from rich.console import Console

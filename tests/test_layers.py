@@ -99,7 +99,7 @@ def test_private_names_of_others_are_in_two_files(path):
                 if isinstance(n, ast.FunctionDef | ast.ClassDef)
             }
             allowed = named in ("self", "cls") or named.startswith("super()")
-            assert allowed or node.attr in own | defined | {"_replace", "_asdict"}, (
+            assert allowed or node.attr in own | defined | {"_replace", "_asdict", "_exit"}, (
                 f"{path.name}:{node.lineno}: {named}.{node.attr}"
             )
 

@@ -15,6 +15,7 @@ from sae_lens import SAE
 from sae_lens.synthetic import SyntheticModel
 
 from sae_lens_isae.errors import InputError, MissingInputError, explained
+from sae_lens_isae.inputs.activation_cache import CACHE_FILENAME, from_cache
 from sae_lens_isae.inputs.activation_files import from_array, from_cached, from_safetensors
 from sae_lens_isae.inputs.activation_source import DEFAULT_N_SAMPLES, ActivationSource
 from sae_lens_isae.inputs.model_activations import from_model
@@ -68,9 +69,10 @@ def open_activations(
 ) -> ActivationSource:
     """Activations by the name that a user types.
 
-    A `.safetensors` or `.npy` file with activations [..., d_in]; a folder of SAELens'
-    CacheActivationsRunner; or `synthetic:NAME,option=value,...` with a generator of
-    `sae_lens_isae.synthetic`, e.g. `synthetic:iid,num_features=256,hidden_dim=96,k=5`.
+    A `.safetensors` or `.npy` file with activations [..., d_in]; a folder of `isae cache`, of which
+    the held-out activations are read, or of SAELens' CacheActivationsRunner; or
+    `synthetic:NAME,option=value,...` with a generator of `sae_lens_isae.synthetic`, e.g.
+    `synthetic:iid,num_features=256,hidden_dim=96,k=5`.
 
     Args:
         n_samples: Read no more than this many; all there are by default, 4,096 from a generator.
@@ -89,6 +91,8 @@ def open_activations(
         return _from_generator_name(name, n_samples)
     path = Path(name).expanduser()
     if path.is_dir():
+        if (path / CACHE_FILENAME).exists():
+            return from_cache(path, n_samples)
         return from_cached(path, n_samples, hook_name)
     if not path.is_file():
         raise MissingInputError(f"there is no activations file or folder {path}")

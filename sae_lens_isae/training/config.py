@@ -133,7 +133,7 @@ def _nearest_flags(said: str) -> str:
     known = {f.name for cls in (LanguageModelSAERunnerConfig, LoggingConfig) for f in fields(cls)}
     known |= {f.name for _, cls in SAE_TRAINING_CLASS_REGISTRY.values() for f in fields(cls)}
     known |= {"architecture", "config", "seeds", "vary", "parallel"}
-    known |= {"eval_batches", "keep_activations"}
+    known |= {"eval_batches", "keep_activations", "activations", "in_memory", "from_disk"}
     hints: list[str] = []
     for flag in re.findall(r"--([\w.-]+)", said.rpartition("unrecognized arguments")[2]):
         near = get_close_matches(flag.replace("-", "_"), sorted(known), n=1)

@@ -16,10 +16,18 @@ from sae_lens.constants import ACTIVATIONS_STORE_STATE_FILENAME
 from safetensors.torch import load_file
 
 from sae_lens_isae.distributed import n_ranks, rank
+from sae_lens_isae.inputs.activation_cache import HELD_OUT_FILENAME, ActivationCache
 from sae_lens_isae.training.activation_stream import (
     ActivationStream,
     MixedActivations,
     settings_of,
+)
+from sae_lens_isae.training.cached import (
+    CachedBatches,
+    ShuffledActivations,
+    files_of_rank,
+    fits_in_memory,
+    load_rows,
 )
 from sae_lens_isae.training.contexts import Contexts
 from sae_lens_isae.training.llm_batches import Batches, LLMBatches, StoredBatches
@@ -40,14 +48,24 @@ class TrainingData:
 
 @contextlib.contextmanager
 def opened_data(
-    cfg: LanguageModelSAERunnerConfig[Any], store: ActivationsStore, seeds: Mapping[str, int]
+    cfg: LanguageModelSAERunnerConfig[Any],
+    store: ActivationsStore,
+    seeds: Mapping[str, int],
+    cache: ActivationCache | None = None,
+    in_memory: bool | None = None,
 ) -> Generator[TrainingData]:
-    """The activations of a model on its text, or those of SAELens' cache.
+    """The activations of a model on its text, or those of a cache.
 
     Args:
         store: Of the run; evaluations read on in the text where training stopped.
         seeds: Of the order of every SAE, by its name.
+        cache: In place of the model.
+        in_memory: Whether it is kept there as a whole; by default if it fits.
     """
+    if cache is not None:
+        with _opened_cache(cfg, store, seeds, cache, in_memory) as data:
+            yield data
+        return
     with contextlib.ExitStack() as open_now:
         if store.cached_activation_dataset is not None:
             batches, load_elsewhere = StoredBatches(store), _nothing_to_load
@@ -55,21 +73,68 @@ def opened_data(
             contexts = Contexts(store, (rank(), n_ranks()))
             open_now.callback(contexts.close)
             batches, load_elsewhere = LLMBatches(store, contexts), partial(_skip_texts, contexts)
-        stream = MixedActivations(
-            batches,
-            seeds,
-            batch_size=cfg.train_batch_size_tokens // n_ranks(),
-            buffer_size=store.n_batches_in_buffer * store.training_context_size // n_ranks(),
-            mix_fraction=store.activations_mixing_fraction,
-            device=store.device,
-            settings=settings_of(store),
-        )
         yield TrainingData(
             seeds=dict(seeds),
-            stream=stream,
+            stream=_mixed(cfg, store, seeds, batches, settings_of(store)),
             held_out=lambda n: _next_activations(batches, n),
             load_elsewhere=load_elsewhere,
         )
+
+
+@contextlib.contextmanager
+def _opened_cache(
+    cfg: LanguageModelSAERunnerConfig[Any],
+    store: ActivationsStore,
+    seeds: Mapping[str, int],
+    cache: ActivationCache,
+    in_memory: bool | None,
+) -> Generator[TrainingData]:
+    names = files_of_rank(cache, rank(), n_ranks())
+    if in_memory is None:
+        in_memory = fits_in_memory(cache.n_bytes // n_ranks(), store.device)
+    batch_size = cfg.train_batch_size_tokens
+    settings = {
+        "cache": dict(cache.source),
+        "n_files": len(names),
+        "in_memory": in_memory,
+        "train_batch_size_tokens": batch_size,
+    }
+    with contextlib.ExitStack() as open_now:
+        if in_memory:
+            rows = load_rows(cache, names, store.device)
+            stream = ShuffledActivations(rows, seeds, batch_size // n_ranks(), settings)
+        else:
+            batches = CachedBatches(cache, names, cfg.seed, store.device)
+            open_now.callback(batches.close)
+            settings |= {name: getattr(cfg, name) for name in _BUFFER_SETTINGS}
+            stream = _mixed(cfg, store, seeds, batches, settings)
+        yield TrainingData(
+            seeds=dict(seeds),
+            stream=stream,
+            held_out=lambda n: cache.activations(HELD_OUT_FILENAME)[:n].float(),
+            load_elsewhere=_nothing_to_load,
+        )
+
+
+_BUFFER_SETTINGS = ("context_size", "n_batches_in_buffer", "activations_mixing_fraction")
+
+
+def _mixed(
+    cfg: LanguageModelSAERunnerConfig[Any],
+    store: ActivationsStore,
+    seeds: Mapping[str, int],
+    batches: Batches,
+    settings: Mapping[str, Any],
+) -> MixedActivations:
+    return MixedActivations(
+        batches,
+        seeds,
+        batch_size=cfg.train_batch_size_tokens // n_ranks(),
+        buffer_size=store.n_batches_in_buffer * store.training_context_size // n_ranks(),
+        mix_fraction=store.activations_mixing_fraction,
+        device=store.device,
+        settings=settings,
+    )
 
 
 def _skip_texts(contexts: Contexts, folder: Path) -> None:

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from sae_lens import ActivationsStore
 
 from sae_lens_isae.errors import InputError
+from sae_lens_isae.inputs.activation_cache import TokenActivations
 from sae_lens_isae.training.contexts import Contexts
 
 Position = tuple[int, int]
@@ -42,11 +43,16 @@ class LLMBatches(Iterator[Float[torch.Tensor, "tokens d_in"]]):
 
     Which tokens are left out is known on the CPU, so nothing here waits for the device. On a GPU
     `prefetch` runs the model on a stream of its own, beside the training steps.
+
+    Args:
+        once: End with the text, in place of reading it again.
     """
 
-    def __init__(self, store: ActivationsStore, contexts: Contexts) -> None:
+    def __init__(self, store: ActivationsStore, contexts: Contexts, once: bool = False) -> None:
         self._store = store
         self._contexts = contexts
+        self._once = once
+        self._ended = False
         self._pending: deque[_Pending] = deque()
         excluded = store.exclude_special_tokens
         self._excluded = None if excluded is None else excluded.cpu()
@@ -55,20 +61,28 @@ class LLMBatches(Iterator[Float[torch.Tensor, "tokens d_in"]]):
         self._side = torch.cuda.Stream(self._model_device) if on_one_gpu else None
 
     def __next__(self) -> Float[torch.Tensor, "tokens d_in"]:
-        if not self._pending:
-            return self._compute().activations
-        pending = self._pending.popleft()
+        return self.take().activations
+
+    def take(self) -> TokenActivations:
+        """The next batch with its tokens.
+
+        Raises:
+            StopIteration: The text is used up, and is to be read once.
+        """
+        pending = self._pending.popleft() if self._pending else self._compute()
         if pending.done is not None:
-            stream = torch.cuda.current_stream(pending.activations.device)
+            activations = pending.batch.activations
+            stream = torch.cuda.current_stream(activations.device)
             stream.wait_event(pending.done)
-            pending.activations.record_stream(stream)
-        return pending.activations
+            activations.record_stream(stream)
+        return pending.batch
 
     def prefetch(self, n: int) -> None:
         if self._side is None:
             return
-        while len(self._pending) < n:
-            self._pending.append(self._compute())
+        with contextlib.suppress(StopIteration):
+            while len(self._pending) < n:
+                self._pending.append(self._compute())
 
     def position(self) -> Position:
         return self._pending[0].position if self._pending else self._contexts.position()
@@ -76,33 +90,37 @@ class LLMBatches(Iterator[Float[torch.Tensor, "tokens d_in"]]):
     def seek(self, position: Position) -> None:
         self._contexts.seek(position)
 
-    def close(self) -> None:
-        """Stop reading ahead."""
-        self._contexts.close()
-
     @torch.no_grad()
     def _compute(self) -> _Pending:
         position, tokens = self._read()
         store = self._store
+        places = torch.arange(tokens.numel()).view_as(tokens)[:, slice(*store.seqpos_slice)]
+        places = places.reshape(-1)
+        kept = torch.arange(len(places))
+        if self._excluded is not None:
+            kept = kept[torch.isin(tokens.reshape(-1)[places], self._excluded).logical_not()]
         beside = contextlib.nullcontext() if self._side is None else torch.cuda.stream(self._side)
         with beside:
             activations = store.get_activations(_moved(tokens, self._model_device))
             activations = activations.to(store.device).reshape(-1, store.d_in)
-            if self._excluded is not None:
-                seen = tokens[:, slice(*store.seqpos_slice)].reshape(-1)
-                kept = torch.isin(seen, self._excluded).logical_not().nonzero().squeeze(1)
+            if len(kept) < len(places):
                 activations = activations[_moved(kept, activations.device)]
             done = None
             if self._side is not None:
                 done = torch.cuda.Event()
                 done.record(self._side)
-        return _Pending(position, activations, done)
+        return _Pending(position, TokenActivations(activations, tokens, places[kept]), done)
 
     def _read(self) -> tuple[Position, torch.Tensor]:
+        if self._ended:
+            raise StopIteration
         position = self._contexts.position()
         try:
             return position, self._contexts.read(None, True, False)
         except StopIteration:
+            if self._once:
+                self._ended = True
+                raise
             warnings.warn("the text is used up, and is read again from its start", stacklevel=2)
         try:
             return self._contexts.position(), self._contexts.read(None, False, False)
@@ -144,7 +162,7 @@ class StoredBatches(Iterator[Float[torch.Tensor, "tokens d_in"]]):
 class _Pending(NamedTuple):
     position: Position
     """Of its first context."""
-    activations: torch.Tensor
+    batch: TokenActivations
     done: torch.cuda.Event | None
 
 

@@ -3,21 +3,41 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 from collections.abc import Generator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from datasets import Dataset
 from sae_lens import LanguageModelSAERunnerConfig
 
 from sae_lens_isae.checks import check_device, check_seed
 from sae_lens_isae.distributed import agreed, n_ranks, rank
 from sae_lens_isae.errors import InputError
 from sae_lens_isae.files import output_folder
+from sae_lens_isae.inputs.activation_cache import HELD_OUT_FILENAME, ActivationCache
+from sae_lens_isae.inputs.identity import model_identity, text_identity
 from sae_lens_isae.inputs.language_models import load_language_model, width_at
 from sae_lens_isae.inputs.texts import PACKAGE_PREFIX, check_text, load_package_text
 from sae_lens_isae.training.checkpoints import check_checkpoint, find_checkpoint
 from sae_lens_isae.training.data_parallel import launched
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What `train` takes beside SAELens' config."""
+
+    n_eval_batches: int = 4
+    """Of prompts for SAELens' `run_evals` after training; 0 skips it."""
+    n_kept_activations: int = 4096
+    """Held-out activations saved beside the SAEs; 0 saves none."""
+    activations: Path | None = None
+    """A folder of `isae cache` to train from; the model is run for the evaluation alone."""
+    in_memory: bool | None = None
+    """Whether such activations are kept in memory, of the GPU if there is one, and shuffled as a
+    whole, or mixed from disk; by default the former if they fit."""
 
 
 class Setup(NamedTuple):
@@ -26,32 +46,65 @@ class Setup(NamedTuple):
     overrides: dict[str, Any]
     """Arguments of SAELens' runners in place of what the config names."""
     resume_from: Path | None
+    cache: ActivationCache | None
 
 
 @contextlib.contextmanager
 def prepared(
-    cfg: LanguageModelSAERunnerConfig[Any],
-    names: Sequence[str],
-    n_eval_batches: int,
-    n_kept_activations: int,
+    cfg: LanguageModelSAERunnerConfig[Any], names: Sequence[str], options: Options
 ) -> Generator[Setup]:
     """Everything that can be found wrong before training; model and text for SAELens' runners."""
-    _check_settings(cfg, n_eval_batches, n_kept_activations)
+    _check_settings(cfg, options)
     resume_from = agreed(find_checkpoint(cfg.resume_from_checkpoint, cfg.checkpoint_path, names))
     if resume_from is not None:
         check_checkpoint(resume_from, names)
+    cache, text = None, None
+    if options.activations is not None:
+        cache = ActivationCache.read(options.activations)
+        cache.check_finished()
+        cache.check_source(source_of(cfg))
+        # what evaluations read: contexts that no SAE was trained on
+        text = Dataset.from_dict({"tokens": cache.load(HELD_OUT_FILENAME).token_ids.tolist()})
     with contextlib.ExitStack() as folders:
         # of several processes the first holds the folder for all of them
         if cfg.output_path is not None and launched().rank == 0:
             folders.enter_context(output_folder(Path(cfg.output_path), "--output_path"))
         if cfg.checkpoint_path is not None and rank() == 0:
             folders.enter_context(output_folder(Path(cfg.checkpoint_path), "--checkpoint_path"))
-        yield Setup(_model_and_text(cfg), resume_from)
+        yield Setup(model_and_text(cfg, text), resume_from, cache)
 
 
-def _check_settings(
-    cfg: LanguageModelSAERunnerConfig[Any], n_eval_batches: int, n_kept_activations: int
-) -> None:
+_OF_THE_SOURCE = (
+    "model_name",
+    "model_class_name",
+    "model_from_pretrained_kwargs",
+    "autocast_lm",
+    "hook_name",
+    "hook_head_index",
+    "dataset_path",
+    "context_size",
+    "seqpos_slice",
+    "prepend_bos",
+    "exclude_special_tokens",
+    "disable_concat_sequences",
+    "sequence_separator_token",
+    "use_chat_formatting",
+)
+
+
+def source_of(cfg: LanguageModelSAERunnerConfig[Any]) -> dict[str, Any]:
+    """What decides which activations a run is trained on."""
+    settings = {name: getattr(cfg, name) for name in _OF_THE_SOURCE}
+    kwargs = cfg.model_from_pretrained_kwargs
+    identities = {
+        "model_identity": model_identity(cfg.model_name, cfg.model_class_name, kwargs),
+        "text_identity": text_identity(cfg.dataset_path),
+        "d_in": cfg.sae.d_in,
+    }
+    return json.loads(json.dumps({**settings, **identities}, default=str))
+
+
+def _check_settings(cfg: LanguageModelSAERunnerConfig[Any], options: Options) -> None:
     least = {
         "context_size": 1,
         "train_batch_size_tokens": 1,
@@ -64,7 +117,8 @@ def _check_settings(
         "lr_decay_steps": 0,
     }
     values = {name: (getattr(cfg, name), at_least) for name, at_least in least.items()}
-    values |= {"eval_batches": (n_eval_batches, 0), "keep_activations": (n_kept_activations, 0)}
+    values |= {"eval_batches": (options.n_eval_batches, 0)}
+    values |= {"keep_activations": (options.n_kept_activations, 0)}
     for name, (value, at_least) in values.items():
         if value < at_least:
             raise InputError(f"{name} must be >= {at_least}, got {value}")
@@ -90,11 +144,19 @@ def _check_settings(
     check_seed(cfg.seed)
 
 
-def _model_and_text(cfg: LanguageModelSAERunnerConfig[Any]) -> dict[str, Any]:
-    """What SAELens' runners take in place of what the config names."""
+def model_and_text(
+    cfg: LanguageModelSAERunnerConfig[Any], text: Dataset | None = None
+) -> dict[str, Any]:
+    """What SAELens' runners take in place of what the config names.
+
+    Args:
+        text: In place of the config's.
+    """
     overrides: dict[str, Any] = {}
     dataset = cfg.dataset_path
-    if dataset.startswith(PACKAGE_PREFIX):
+    if text is not None:
+        overrides["override_dataset"] = text
+    elif dataset.startswith(PACKAGE_PREFIX):
         overrides["override_dataset"] = load_package_text(dataset.removeprefix(PACKAGE_PREFIX))
     elif not cfg.use_cached_activations:
         check_text(dataset, streaming=cfg.streaming)

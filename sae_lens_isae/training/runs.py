@@ -30,7 +30,7 @@ from sae_lens_isae.progress import progress_bar
 from sae_lens_isae.training.checkpoints import fit
 from sae_lens_isae.training.data import TrainingData, opened_data
 from sae_lens_isae.training.data_parallel import Parallel, together
-from sae_lens_isae.training.preparation import prepared
+from sae_lens_isae.training.preparation import Options, prepared
 from sae_lens_isae.training.seeds import Seeds, Vary, seeded_sae, seeds_of_runs
 
 if TYPE_CHECKING:
@@ -73,6 +73,8 @@ def train(
     n_kept_activations: int = 4096,
     vary: Vary = "both",
     parallel: Parallel = "auto",
+    activations: str | Path | None = None,
+    in_memory: bool | None = None,
 ) -> TrainingResult:
     """Train one SAE per seed and evaluate it, through SAELens' runners.
 
@@ -92,6 +94,10 @@ def train(
         parallel: What the processes that `torchrun` started do: train on shares of every batch
             (`data`), or train whole seeds each (`seeds`); by default the latter where every process
             gets as many.
+        activations: A folder of `isae cache` to train from; the model is run for the evaluation
+            alone.
+        in_memory: Whether these are kept in memory, of the GPU if there is one, and shuffled as a
+            whole, or mixed from disk; by default the former if they fit.
 
     Returns:
         The SAEs that this process has trained; none on the others of those that share batches.
@@ -101,32 +107,39 @@ def train(
         MissingInputError: The model or text of a package is missing; says what to install.
     """
     runs = seeds_of_runs(cfg.seed, n_seeds, vary)
+    options = Options(
+        n_eval_batches=n_eval_batches,
+        n_kept_activations=n_kept_activations,
+        activations=None if activations is None else Path(activations),
+        in_memory=in_memory,
+    )
     with together(cfg, runs, parallel) as mine:
-        return _train(cfg, mine, vary if n_seeds > 1 else None, n_eval_batches, n_kept_activations)
+        return _train(cfg, mine, vary if n_seeds > 1 else None, options)
 
 
 def _train(
     cfg: LanguageModelSAERunnerConfig[Any],
     runs: Mapping[str, Seeds],
     vary: Vary | None,
-    n_eval_batches: int,
-    n_kept_activations: int,
+    options: Options,
 ) -> TrainingResult:
     if vary is not None:
         saes = {name: seeded_sae(cfg.sae, seeds.init) for name, seeds in runs.items()}
         for sae in saes.values():
             sae.cfg.metadata.seeds_vary = vary
         order = {name: seeds.data for name, seeds in runs.items()}
-        return train_together(cfg, saes, n_eval_batches, n_kept_activations, order)
-    with prepared(cfg, [], n_eval_batches, n_kept_activations) as setup:
+        return _train_together(cfg, saes, order, options)
+    with prepared(cfg, [], options) as setup:
         # from_pretrained_path brings its own weights
         sae = None if cfg.from_pretrained_path else seeded_sae(cfg.sae, cfg.seed)
         set_seed(cfg.seed)
         with _without_override_warnings():
             runner = SingleRunner(cfg, **setup.overrides, override_sae=sae)
-        with opened_data(cfg, runner.activations_store, {"": cfg.seed}) as data:
-            _run(runner, cfg, data, setup.resume_from, {"": runner.sae})
-            return _finish(cfg, runner, {"": runner.sae}, data, n_eval_batches, n_kept_activations)
+        saes, seeds = {"": runner.sae}, {"": cfg.seed}
+        store = runner.activations_store
+        with opened_data(cfg, store, seeds, setup.cache, options.in_memory) as data:
+            _run(runner, cfg, data, setup.resume_from, saes)
+            return _finish(cfg, runner, saes, data, options)
 
 
 def train_together(
@@ -147,6 +160,17 @@ def train_together(
     Raises:
         InputError: SAELens cannot do it with several SAEs at once.
     """
+    order = {name: cfg.seed for name in saes} if data_seeds is None else dict(data_seeds)
+    options = Options(n_eval_batches=n_eval_batches, n_kept_activations=n_kept_activations)
+    return _train_together(cfg, saes, order, options)
+
+
+def _train_together(
+    cfg: LanguageModelSAERunnerConfig[Any],
+    saes: dict[str, TrainingSAE[Any]],
+    order: Mapping[str, int],
+    options: Options,
+) -> TrainingResult:
     for name in _NOT_WITH_SEVERAL_SAES:
         if getattr(cfg, name):
             raise InputError(
@@ -166,14 +190,14 @@ def train_together(
     )
     # both configs append a unique id when they are made
     multi_cfg.checkpoint_path = cfg.checkpoint_path
-    order = {name: cfg.seed for name in saes} if data_seeds is None else dict(data_seeds)
-    with prepared(cfg, list(saes), n_eval_batches, n_kept_activations) as setup:
+    with prepared(cfg, list(saes), options) as setup:
         set_seed(cfg.seed)
         with _without_override_warnings():
             runner = MultiRunner(multi_cfg, **setup.overrides, override_saes=saes)
-        with opened_data(cfg, runner.activations_store, order) as data:
+        store = runner.activations_store
+        with opened_data(cfg, store, order, setup.cache, options.in_memory) as data:
             _run(runner, multi_cfg, data, setup.resume_from, saes)
-            return _finish(cfg, runner, saes, data, n_eval_batches, n_kept_activations)
+            return _finish(cfg, runner, saes, data, options)
 
 
 def evaluate(
@@ -245,8 +269,7 @@ def _finish(
     runner: SingleRunner | MultiRunner,
     saes: dict[str, TrainingSAE[Any]],
     data: TrainingData,
-    n_eval_batches: int,
-    n_kept_activations: int,
+    options: Options,
 ) -> TrainingResult:
     if rank():
         # the first evaluates, and the group ends for all at once
@@ -256,16 +279,17 @@ def _finish(
     output = Path(cfg.output_path) if cfg.output_path is not None else None
     activations_path = None
     # before the evaluation, which reads on in the text
-    if output is not None and n_kept_activations > 0:
+    if output is not None and options.n_kept_activations > 0:
         activations_path = output / ACTIVATIONS_FILENAME
-        kept = {"activations": data.held_out(n_kept_activations)}
+        kept = {"activations": data.held_out(options.n_kept_activations)}
         write_whole(activations_path, lambda scratch: save_file(kept, scratch))
+    n_batches = options.n_eval_batches
     trained = [
         TrainedSAE(
             name=name or sae.cfg.architecture(),
             sae=sae,
             path=output / name if output is not None else None,
-            metrics=evaluate(sae, store, model, n_eval_batches) if n_eval_batches else {},
+            metrics=evaluate(sae, store, model, n_batches) if n_batches else {},
         )
         for name, sae in progress_bar(saes.items(), desc="Evaluating", unit="SAE")
     ]
