@@ -141,7 +141,10 @@ def end_to_end(args: argparse.Namespace, kind: str, n_tokens: int, n_seeds: int 
         def run() -> Any:
             return train(cfg, n_seeds=n_seeds, n_eval_batches=0, n_kept_activations=0)
 
-    with timed_steps(n_steps, n_seeds) as times:
+    # of seeds that come out even every process trains its own
+    n_ranks = launched().n_ranks
+    n_saes = n_seeds // n_ranks if n_seeds % n_ranks == 0 else n_seeds
+    with timed_steps(n_steps, n_saes) as times:
         run()
     gc.collect()
     torch.cuda.empty_cache()
