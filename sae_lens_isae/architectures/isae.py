@@ -27,7 +27,7 @@ from sae_lens_isae.architectures.recipe import (
     unit_norm_mse,
 )
 from sae_lens_isae.architectures.resampling import choose_moves, duplicates, move_latents
-from sae_lens_isae.distributed import averaged, joined, of_first_rank
+from sae_lens_isae.distributed import joined, of_first_rank
 from sae_lens_isae.errors import InputError
 from sae_lens_isae.losses import LOSS_TERMS, LossTermsMixin, StepContext, drop_training_state
 from sae_lens_isae.ops.compiling import not_compiled
@@ -123,7 +123,7 @@ class ISAETrainingSAE(LossTermsMixin, TopKTrainingSAE):
         )
         # copies: people keep losses, and the next replay overwrites what this one returned
         loss, values = step.loss.clone(), torch.stack(list(step.losses.values()))
-        self._watch.record(averaged(loss), step_input.n_training_steps)
+        self._watch.record(loss, step_input.n_training_steps)
         metrics = {}
         if step_input.is_logging_step:
             metrics = self.term_metrics(

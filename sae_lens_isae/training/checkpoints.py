@@ -25,12 +25,11 @@ from sae_lens.constants import (
 from sae_lens.training.multi_sae_trainer import MultiSAETrainer
 
 from sae_lens_isae._private import count_tokens
-from sae_lens_isae.distributed import agreed, n_ranks, rank, summed, wait_for_all
+from sae_lens_isae.distributed import agreed, rank, wait_for_all
 from sae_lens_isae.errors import InputError, MissingInputError, explained
 from sae_lens_isae.files import unique_folder
-from sae_lens_isae.ops.lagging import LaggingCopies
 from sae_lens_isae.training.activation_stream import STATE_FILENAME, ActivationStream
-from sae_lens_isae.training.data_parallel import share_steps
+from sae_lens_isae.training.data_parallel import SharedFlag, share_steps
 from sae_lens_isae.training.normalization import estimate_normalization
 from sae_lens_isae.training.step_streams import step_beside_each_other
 
@@ -65,7 +64,7 @@ def fit(
         Stopped: A signal came.
         InputError: The checkpoint cannot be resumed.
     """
-    stop = _StopRequest(trainer.cfg.device)
+    stop = _StopRequest()
 
     def batches() -> Iterator[dict[str, torch.Tensor]]:
         while True:
@@ -81,8 +80,8 @@ def fit(
         trainer.hook_names = {name: name for name in trainer.trainers}
         trainer.data_provider = found
         trainers = trainer.trainers
-    for each in trainers.values():
-        share_steps(each)
+    for number, each in enumerate(trainers.values()):
+        share_steps(each, stop.flag if number == 0 else None)
     if len(trainers) > 1:
         step_beside_each_other(list(trainers.values()))
     _keep_checkpoints_whole(trainer, stream)
@@ -178,18 +177,12 @@ class _StopRequested(BaseException):
 
 
 class _StopRequest:
-    def __init__(self, device: str) -> None:
-        self._came = False
-        self._device = device
-        self._of_all_ranks = LaggingCopies()
+    def __init__(self) -> None:
+        self.flag = SharedFlag()
 
     def check(self) -> None:
         """Stop the run here if a signal came, on several ranks at the same step on all of them."""
-        came = self._came
-        if n_ranks() > 1:
-            self._of_all_ranks.push(0, summed(torch.full((), float(came), device=self._device)))
-            came = any(bool(count) for _, count in self._of_all_ranks.pop())
-        if came:
+        if self.flag.is_seen():
             raise _StopRequested
 
     @contextlib.contextmanager
@@ -202,9 +195,9 @@ class _StopRequest:
         before = {kind: signal.getsignal(kind) for kind in kinds}
 
         def note(*_: object) -> None:
-            if self._came:
+            if self.flag.is_raised:
                 raise KeyboardInterrupt
-            self._came = True
+            self.flag.is_raised = True
 
         for kind in kinds:
             signal.signal(kind, note)

@@ -24,6 +24,7 @@ from sae_lens.saes.sae import TrainStepOutput
 
 from sae_lens_isae.distributed import n_ranks, summed
 from sae_lens_isae.errors import InputError, reason
+from sae_lens_isae.ops.lagging import LaggingCopies
 
 Parallel = Literal["auto", "data", "seeds"]
 Run = TypeVar("Run")
@@ -119,8 +120,31 @@ def data_parallel(device: str) -> Generator[None]:
         dist.destroy_process_group()
 
 
-def share_steps(trainer: SAETrainer[Any, Any]) -> None:
-    """Let a trainer's step on a share of the batch be the step on the whole batch."""
+class SharedFlag:
+    """A flag that one rank raises and all of them see before the same step."""
+
+    def __init__(self) -> None:
+        self.is_raised = False
+        """Here."""
+        self._counts = LaggingCopies()
+
+    def share(self, count: torch.Tensor) -> None:
+        """Hand in on how many ranks it was raised at this step."""
+        self._counts.push(0, count)
+
+    def is_seen(self) -> bool:
+        """Whether it was raised anywhere, as far as all ranks know; to be asked once a step."""
+        if n_ranks() == 1:
+            return self.is_raised
+        return any(bool(count) for _, count in self._counts.pop())
+
+
+def share_steps(trainer: SAETrainer[Any, Any], flag: SharedFlag | None = None) -> None:
+    """Let a trainer's step on a share of the batch be the step on the whole batch.
+
+    Args:
+        flag: Goes to all ranks along with the counts.
+    """
     if n_ranks() == 1:
         return
     for tensor in [*trainer.sae.parameters(), *trainer.sae.buffers()]:
@@ -135,7 +159,13 @@ def share_steps(trainer: SAETrainer[Any, Any]) -> None:
         frequency = trainer.act_freq_scores.clone()
         passes = trainer.n_forward_passes_since_fired.clone()
         output = step(batch)
-        fired = summed(trainer.act_freq_scores - frequency)
+        fired = trainer.act_freq_scores - frequency
+        if flag is None:
+            fired = summed(fired)
+        else:
+            counts = summed(torch.cat([fired, fired.new_full((1,), flag.is_raised)]))
+            fired = counts[:-1]
+            flag.share(counts[-1])
         trainer.act_freq_scores = frequency + fired
         trainer.n_forward_passes_since_fired = torch.where(fired > 0, 0, passes + 1)
         trainer.n_training_samples += (n_ranks() - 1) * len(batch)
@@ -146,6 +176,10 @@ def share_steps(trainer: SAETrainer[Any, Any]) -> None:
 
 def _average_gradient(parameter: torch.Tensor) -> None:
     assert parameter.grad is not None
+    if parameter.is_cuda:
+        dist.all_reduce(parameter.grad, dist.ReduceOp.AVG)
+        return
+    # which Gloo does not know
     dist.all_reduce(parameter.grad)
     parameter.grad /= n_ranks()
 

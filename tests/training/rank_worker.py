@@ -1,6 +1,6 @@
 """What one rank of a test does: train a variant on its share of every batch, and keep the weights.
 
-python rank_worker.py FOLDER N_STEPS VARIANT ...
+python rank_worker.py FOLDER N_STEPS cpu|cuda VARIANT ...
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from sae_lens.config import SAETrainerConfig
 from safetensors.torch import save_file
 
 from sae_lens_isae.architectures.regularized import REGULARIZED
-from sae_lens_isae.training.data_parallel import share_steps
+from sae_lens_isae.training.data_parallel import launched, share_steps
 from sae_lens_isae.training.normalization import estimate_normalization
 from tests.conftest import BATCH, D_IN, D_SAE, Activations, K, isae_config, make_sae
 
@@ -42,12 +42,12 @@ def config(variant: str) -> Any:
     return isae_config(variant, normalize_activations=normalization, **settings)
 
 
-def train(variant: str, n_steps: int) -> dict[str, torch.Tensor]:
+def train(variant: str, n_steps: int, device: str = "cpu") -> dict[str, torch.Tensor]:
     """Weights and counts after so many steps."""
     world = dist.get_world_size() if dist.is_initialized() else 1
     rank = dist.get_rank() if dist.is_initialized() else 0
-    sae = make_sae(config(variant))
-    shares = (batch.chunk(world)[rank] for batch in Activations(0.5))
+    sae = make_sae(config(variant)).to(device)
+    shares = (batch.chunk(world)[rank].to(device) for batch in Activations(0.5))
     settings = SAETrainerConfig(
         total_training_samples=50 * BATCH,
         train_batch_size_samples=BATCH,
@@ -55,6 +55,7 @@ def train(variant: str, n_steps: int) -> dict[str, torch.Tensor]:
         lr_end=3e-4,
         dead_feature_window=2,
         n_batches_for_norm_estimate=3,
+        device=device,
     )
     trainer = SAETrainer(settings, sae, shares)
     share_steps(trainer)
@@ -69,16 +70,19 @@ def train(variant: str, n_steps: int) -> dict[str, torch.Tensor]:
         "passes": trainer.n_forward_passes_since_fired,
     }
     tensors = {**sae.state_dict(), **counts}
-    return {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}
+    return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
 
 
 def main() -> None:
     """Every variant, in a group of this launch."""
     torch.set_num_threads(1)
-    folder, n_steps, *variants = sys.argv[1:]
-    dist.init_process_group("gloo")
+    folder, n_steps, device, *variants = sys.argv[1:]
+    if device == "cuda":
+        device = f"cuda:{launched().local_rank}"
+        torch.cuda.set_device(device)
+    dist.init_process_group("gloo" if device == "cpu" else "nccl")
     for variant in variants:
-        found = train(variant, int(n_steps))
+        found = train(variant, int(n_steps), device)
         save_file(found, Path(folder) / f"{variant}_{os.environ['RANK']}.safetensors")
     dist.destroy_process_group()
 

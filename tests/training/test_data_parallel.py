@@ -71,15 +71,19 @@ def trained(tmp_path_factory):
     """Weights after 1 and 50 steps, by steps and variant, of both ranks."""
     found = {}
     for n_steps in (1, 50):
-        folder = tmp_path_factory.mktemp("ranks")
-        command = [sys.executable, "-m", "tests.training.rank_worker", folder, n_steps, *VARIANTS]
-        codes, said = ended(ranks(command))
-        assert codes == [0, 0], said
-        for variant in VARIANTS:
-            found[n_steps, variant] = [
-                load_file(folder / f"{variant}_{rank}.safetensors") for rank in range(2)
-            ]
+        of_variants = trained_by_two(tmp_path_factory.mktemp("ranks"), n_steps, "cpu")
+        found |= {(n_steps, variant): both for variant, both in of_variants.items()}
     return found
+
+
+def trained_by_two(folder, n_steps, device):
+    worker = [sys.executable, "-m", "tests.training.rank_worker"]
+    codes, said = ended(ranks([*worker, folder, n_steps, device, *VARIANTS]))
+    assert codes == [0, 0], said
+    return {
+        variant: [load_file(folder / f"{variant}_{rank}.safetensors") for rank in range(2)]
+        for variant in VARIANTS
+    }
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -92,6 +96,16 @@ def test_two_processes_do_what_one_does(trained, variant, n_steps, tolerance):
             torch.testing.assert_close(
                 found[name], expected, rtol=tolerance, atol=tolerance, msg=name
             )
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+def test_two_gpus_do_what_one_does(tmp_path):
+    for variant, both in trained_by_two(tmp_path, 50, "cuda").items():
+        alone = rank_worker.train(variant, 50, "cuda")
+        for found in both:
+            for name, expected in alone.items():
+                torch.testing.assert_close(found[name], expected, rtol=1e-3, atol=1e-3, msg=name)
 
 
 def test_the_test_sees_steps_that_differ(trained):
