@@ -173,7 +173,8 @@ def run_real_demo(out: Path, n_seeds: int = 2, settings: RealDemo | None = None)
         for variant, sae_cfg in variants.items()
         for seed in range(n_seeds)
     }
-    result = train_together(cfg, trained, n_eval_batches=1)
+    order = {name: int(name.rpartition("_")[2]) for name in trained}
+    result = train_together(cfg, trained, n_eval_batches=1, data_seeds=order)
     assert result.activations_path is not None
     activations = load_file(result.activations_path)["activations"]
     saes = {
@@ -188,7 +189,7 @@ def run_real_demo(out: Path, n_seeds: int = 2, settings: RealDemo | None = None)
             f"addresses, {s.n_tokens:,} tokens. The paper: Pythia-160M, 512 million of The Pile.",
             f"SAEs: {s.d_sae} latents, k = {s.k}, steps of {s.batch_size}. The paper: 4096, 40, "
             "2048.",
-            f"{n_seeds} seeds per variant (initial weights; all see the same batches), "
+            f"{n_seeds} seeds per variant (initial weights and data order), "
             f"{len(activations)} held-out tokens.",
             "CE-loss score by SAELens' run_evals: "
             + ", ".join(f"{name} {score:.3f}" for name, score in ce.items())

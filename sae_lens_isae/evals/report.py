@@ -41,6 +41,8 @@ class BenchReport(Report):
     results: list[BenchResult]
     folder: Path
     """With a result file for each eval and SAE."""
+    seeds: list[str] = field(default_factory=list[str])
+    """What tells the SAEs apart, if they are seeds."""
 
     @property
     def table(self) -> pd.DataFrame:
@@ -68,7 +70,7 @@ class BenchReport(Report):
 
     @override
     def notes(self) -> list[str]:
-        return form_notes(self.results)
+        return [*self.seeds, *form_notes(self.results)]
 
     @override
     def plot(self) -> go.Figure:

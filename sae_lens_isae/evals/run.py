@@ -28,6 +28,7 @@ from sae_lens_isae.evals.tasks import (
     tasks_of,
 )
 from sae_lens_isae.files import file_stem, fingerprint, write_json
+from sae_lens_isae.inputs.comparable import what_seeds_varied
 from sae_lens_isae.inputs.language_models import in_bfloat16
 from sae_lens_isae.inputs.saes import AnySAE, AnySAEs, given_saes, named_saes, release_and_id
 from sae_lens_isae.inputs.shared_model import SharedModel, find_shared_model, load_shared_model
@@ -115,7 +116,8 @@ def bench(
         loaded = named_saes(given, device)
         releases = {name: _release(sae) for name, sae in given.items()}
         results = _run_all(loaded, releases, names, Path(out), request, resume=resume)
-    return BenchReport(results=results, folder=Path(out))
+        seeds = what_seeds_varied(loaded)
+    return BenchReport(results=results, folder=Path(out), seeds=seeds)
 
 
 def _checked(evals: Sequence[str], request: BenchRequest) -> list[str]:

@@ -36,7 +36,7 @@ from sae_lens_isae.identifiability.theory import RIP_THRESHOLDS, Theorem
 from sae_lens_isae.identifiability.verdict import assumptions
 from sae_lens_isae.inputs.activation_source import ActivationSource
 from sae_lens_isae.inputs.activations import AnyActivations, as_source
-from sae_lens_isae.inputs.comparable import check_comparable
+from sae_lens_isae.inputs.comparable import check_comparable, what_seeds_varied
 from sae_lens_isae.inputs.linear_sae import LinearSAE
 from sae_lens_isae.inputs.saes import AnySAEs, named_saes
 from sae_lens_isae.progress import progress_shown
@@ -93,7 +93,7 @@ def audit(
         named = named_saes(saes)
         if not named:
             raise InputError("no SAE was given")
-        differences = check_comparable(named, force=force)
+        differences = [*check_comparable(named, force=force), *what_seeds_varied(named)]
         runs = [_Run(name, LinearSAE(s, name), n_kept, n_supports) for name, s in named.items()]
         source = as_source(activations, named)
         n_samples = _stream(source, runs)

@@ -31,7 +31,7 @@ from sae_lens_isae.identifiability.pairwise_results import PairIdentifiability, 
 from sae_lens_isae.identifiability.ties import Directions, TieBreaker, directions
 from sae_lens_isae.inputs.activation_source import ActivationSource
 from sae_lens_isae.inputs.activations import AnyActivations, as_source
-from sae_lens_isae.inputs.comparable import check_comparable
+from sae_lens_isae.inputs.comparable import check_comparable, what_seeds_varied
 from sae_lens_isae.inputs.linear_sae import LinearCode, LinearSAE
 from sae_lens_isae.inputs.saes import AnySAEs, named_saes
 from sae_lens_isae.losses.arip import ARIPMeasurement
@@ -98,7 +98,7 @@ def pairwise_identifiability(
         named = named_saes(saes)
         if len(named) < 2:
             raise InputError(f"pairwise compares two or more SAEs, got {len(named)}")
-        differences = check_comparable(named, force=force)
+        differences = [*check_comparable(named, force=force), *what_seeds_varied(named)]
         linear_saes = {name: LinearSAE(sae, name) for name, sae in named.items()}
         dimensions = {linear.d_in for linear in linear_saes.values()}
         if len(dimensions) > 1:

@@ -53,7 +53,7 @@ class PairwiseReport(Report):
     n_zero_rows: int
     """All-zero activations, which are no tokens' and are left out."""
     differences: list[str]
-    """How the SAEs differ in what they are for."""
+    """How the SAEs differ in what they are for, and in their seeds."""
 
     @property
     @override

@@ -39,3 +39,29 @@ def check_comparable(saes: Mapping[str, SAE[Any]], *, force: bool = False) -> li
             "compare; if you mean it, add --force (force=True)"
         )
     return list(differences.values())
+
+
+def what_seeds_varied(saes: Mapping[str, SAE[Any]]) -> list[str]:
+    """What tells SAEs apart that were trained alike, as far as their metadata say.
+
+    Returns:
+        A sentence; none for a single SAE, or where no seed is recorded.
+    """
+    seeds = {
+        name: (sae.cfg.metadata.seed, sae.cfg.metadata.data_seed) for name, sae in saes.items()
+    }
+    known = {name: pair for name, pair in seeds.items() if None not in pair}
+    if len(saes) < 2 or not known:
+        return []
+    if len(known) < len(saes):
+        missing = ", ".join(name for name in saes if name not in known)
+        return [f"The seeds of {missing} are not recorded."]
+    n_init, n_data = (len(set(column)) for column in zip(*known.values(), strict=True))
+    listed = ", ".join(f"{init}/{data} ({name})" for name, (init, data) in known.items())
+    said = {
+        (False, False): "The SAEs were trained with the same seeds",
+        (True, False): "Seeds decided the initial weights: all SAEs saw the same batches",
+        (False, True): "Seeds decided the order of the data: all SAEs began with the same weights",
+        (True, True): "Seeds decided initial weights and the order of the data",
+    }[n_init > 1, n_data > 1]
+    return [f"{said} (weights/data: {listed})."]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,8 @@ class RecodingReport(Report):
     n_correct: int | None = None
     activations: str = "tensor"
     device: str = "cpu"
+    seeds: list[str] = field(default_factory=list[str])
+    """What tells the SAEs apart, if they are seeds."""
 
     @property
     def latents(self) -> pd.DataFrame:
@@ -65,7 +67,8 @@ class RecodingReport(Report):
 
     @override
     def notes(self) -> list[str]:
-        return [f"{sae.name}: {note}" for sae in self.saes for note in sae.notes]
+        of_saes = [f"{sae.name}: {note}" for sae in self.saes for note in sae.notes]
+        return [*self.seeds, *of_saes]
 
     @override
     def plot(self) -> go.Figure:

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from sae_lens_isae.errors import InputError
 from sae_lens_isae.files import fingerprint
 from sae_lens_isae.inputs.activations import AnyActivations, as_source
-from sae_lens_isae.inputs.comparable import check_comparable
+from sae_lens_isae.inputs.comparable import check_comparable, what_seeds_varied
 from sae_lens_isae.inputs.linear_sae import LinearSAE
 from sae_lens_isae.inputs.saes import AnySAEs, named_saes
 from sae_lens_isae.progress import progress_bar, progress_shown
@@ -116,6 +116,7 @@ def recode(
         n_correct=None if prompted is None else int(prompted.correct.sum()),
         activations=description,
         device=str(next(iter(named.values())).device),
+        seeds=what_seeds_varied(named),
     )
 
 

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from datasets import Dataset
 from sae_lens import LanguageModelSAERunnerConfig
 
 from sae_lens_isae.checks import check_device, check_seed
 from sae_lens_isae.distributed import agreed, n_ranks, rank
-from sae_lens_isae.errors import InputError
+from sae_lens_isae.errors import InputError, reason
 from sae_lens_isae.files import output_folder
 from sae_lens_isae.inputs.activation_cache import HELD_OUT_FILENAME, ActivationCache
 from sae_lens_isae.inputs.identity import model_identity, text_identity
@@ -65,13 +66,30 @@ def prepared(
         cache.check_source(source_of(cfg))
         # what evaluations read: contexts that no SAE was trained on
         text = Dataset.from_dict({"tokens": cache.load(HELD_OUT_FILENAME).token_ids.tolist()})
-    with contextlib.ExitStack() as folders:
+    with contextlib.ExitStack() as folders, _memory_explained(cfg):
         # of several processes the first holds the folder for all of them
         if cfg.output_path is not None and launched().rank == 0:
             folders.enter_context(output_folder(Path(cfg.output_path), "--output_path"))
         if cfg.checkpoint_path is not None and rank() == 0:
             folders.enter_context(output_folder(Path(cfg.checkpoint_path), "--checkpoint_path"))
         yield Setup(model_and_text(cfg, text), resume_from, cache)
+
+
+@contextlib.contextmanager
+def _memory_explained(cfg: LanguageModelSAERunnerConfig[Any]) -> Generator[None]:
+    """Say what to lower where a GPU is too small for model, buffer and SAEs."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        buffer = 4 * cfg.n_batches_in_buffer * cfg.context_size * cfg.sae.d_in / 1e9
+        raise InputError(
+            f"the GPU's memory is too small for this run: {reason(error)} Lower "
+            f"store_batch_size_prompts ({cfg.store_batch_size_prompts} contexts go through the "
+            f"model at once), n_batches_in_buffer (the buffer takes {buffer:.1f} GB for every "
+            "order of the data, and three times that while it is mixed), "
+            "train_batch_size_tokens, d_sae or --seeds; take activations of a cache from disk "
+            "(--from-disk)"
+        ) from error
 
 
 _OF_THE_SOURCE = (

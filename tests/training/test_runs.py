@@ -5,13 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
-from sae_lens import LanguageModelSAERunnerConfig
+from sae_lens import ActivationsStore, LanguageModelSAERunnerConfig
 
-from sae_lens_isae import ISAEMETrainingSAEConfig, ISAETrainingSAEConfig
+from sae_lens_isae import (
+    ISAEMETrainingSAEConfig,
+    ISAETrainingSAEConfig,
+    pairwise_identifiability,
+)
+from sae_lens_isae.errors import InputError
+from sae_lens_isae.inputs.comparable import what_seeds_varied
 from sae_lens_isae.training.config import load_runner_config
 from sae_lens_isae.training.runs import train
-from tests.conftest import D_IN, D_SAE, K
+from tests.conftest import D_IN, D_SAE, K, make_sae
+from tests.training.test_recovery import runner_config as lm_config
 
 VARIANT_FIELDS = ("activation", "arip_weight", "encoder_steps", "step_matrix")
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
@@ -119,3 +127,39 @@ def test_seeds_must_be_positive():
 def test_what_sae_lens_cannot_do_with_several_saes_is_named(name):
     with pytest.raises(ValueError, match=name):
         train(runner_config(**{name: "x" if name.endswith("path") else True}), n_seeds=2)
+
+
+def test_a_gpu_too_small_says_what_to_lower(tiny_model, tmp_path, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(ActivationsStore, "get_activations", full)
+    cfg = lm_config(tiny_model, tmp_path)
+    with pytest.raises(InputError, match=r"too small .* Tried to allocate 2.00 GiB. Lower store_b"):
+        train(cfg, n_eval_batches=0)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "said"),
+    [
+        ([(0, 0), (1, 1)], "initial weights and the order of the data (weights/data: 0/0 (a)"),
+        ([(0, 0), (1, 0)], "Seeds decided the initial weights: all SAEs saw the same batches"),
+        ([(0, 0), (0, 1)], "all SAEs began with the same weights"),
+        ([(0, 0), (0, 0)], "were trained with the same seeds"),
+        ([(0, 0), (None, None)], "The seeds of b are not recorded."),
+        ([(None, None)] * 2, None),
+        ([(0, 0)], None),
+    ],
+)
+def test_reports_say_what_the_seeds_decided(seeds, said):
+    saes = {}
+    for name, (init, data) in zip("ab", seeds, strict=False):
+        sae = make_sae(ISAETrainingSAEConfig(D_IN, D_SAE, k=K))
+        if init is not None:
+            sae.cfg.metadata.seed, sae.cfg.metadata.data_seed = init, data
+        saes[name] = sae
+    found = what_seeds_varied(saes)
+    assert found == [] if said is None else said in found[0]
+    if len(saes) > 1:
+        report = pairwise_identifiability(saes, torch.randn(64, D_IN), n_oracle_samples=0)
+        assert [note for note in report.notes() if "eed" in note] == found
