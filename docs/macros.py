@@ -142,6 +142,44 @@ def step_table(dead: float = 0.0) -> str:
     return table(["latents", "", "stock `topk`", *names], lines)
 
 
+_SETTINGS = {"throughput_smollm2": "smollm2", "throughput_pythia": "pythia"}
+_RUNS = {
+    "sae_lens": "SAELens' runner, `topk`",
+    "topk": "`isae train`, `topk`",
+    "isae_me": "`isae train`, iSAE-ME",
+    "isae_me:4": "four seeds of it",
+}
+
+
+def throughput_table() -> str:
+    """Tokens a second from end to end."""
+    lines = []
+    for kind, title in _RUNS.items():
+        cells = [title]
+        for name, setting in _SETTINGS.items():
+            found = load(name)[setting]["tokens_per_second"][kind]
+            low, high = (format(round(edge(found), -2), ",.0f") for edge in (min, max))
+            cells.append(f"{round(statistics.median(found), -2):,.0f} ({low} to {high})")
+        lines.append(cells)
+    return table(["tokens/s", "SmolLM2, 576 dimensions", "Pythia's size, 768"], lines)
+
+
+def parts_table() -> str:
+    """Millions of tokens a second of each part."""
+    parts = {name: load(name)[setting]["parts"] for name, setting in _SETTINGS.items()}
+    lines = [
+        [part, *(f"{of[part] / 1e6:.2f}" for of in parts.values())]
+        for part in next(iter(parts.values()))
+    ]
+    return table(["part", "SmolLM2", "Pythia's size"], lines)
+
+
+def minutes(name: str, path: str, n_tokens: float) -> str:
+    """How long so many tokens take at a rate."""
+    (rate,) = _at(load(name), path)
+    return f"{n_tokens / rate / 60:.0f}"
+
+
 def solver_table(name: str) -> str:
     """Solvers: median and range of the turns."""
     found = load(name)
@@ -217,6 +255,9 @@ def define_env(env: Any) -> None:
         trial,
         glossary,
         table1,
+        throughput_table,
+        parts_table,
+        minutes,
         step_table,
         solver_table,
         audit_verdicts,

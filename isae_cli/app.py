@@ -29,12 +29,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(demo)
+# SAELens' flags are read by SAELens
+app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(cache)
 app.command(
-    # SAELens' flags are read by SAELens
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
     add_help_option=False,
 )(train)
-app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(cache)
 app.command()(pairwise)
 app.command()(audit)
 app.command()(recode)

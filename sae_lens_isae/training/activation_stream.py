@@ -238,6 +238,11 @@ def _filename(of_rank: int) -> str:
 def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any], int]:
     with safe_open(path, "pt") as file:
         metadata = file.metadata()
+        if "n_ranks" not in metadata:
+            raise InputError(
+                f"{path} was written by an earlier version of this package; start a new run from "
+                "its weights (from_pretrained_path)"
+            )
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     return tensors, json.loads(metadata["settings"]), int(metadata["n_ranks"])
 

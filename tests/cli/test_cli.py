@@ -131,6 +131,49 @@ def test_flags_win_over_the_file_and_the_seed_decides(config, tmp_path):
     assert json.loads((tmp_path / "a" / "cfg.json").read_text())["k"] == 2
 
 
+def test_a_cache_is_written_and_trained_from(config, tmp_path):
+    out = tmp_path / "activations"
+    made = isae("cache", "--config", config, "--out", out, cwd=tmp_path)
+    assert made.returncode == 0, made.stderr[-3000:]
+    assert re.search(r"wrote \S+: [\d,]+ activations in 1 files, 0\.0 GB", made.stdout)
+    (command,) = re.findall(r"isae (train .*)", made.stdout)
+    trained = isae(
+        *command.split(), "--seeds", 2, "--vary", "data", "--from-disk", "--eval-batches", 1,
+        cwd=tmp_path,
+    )  # fmt: skip
+    assert trained.returncode == 0, trained.stderr[-3000:]
+    assert "SAELens run_evals" in trained.stdout
+    first, second = (
+        SAE.load_from_disk(tmp_path / "out" / f"seed_{seed}").cfg.metadata for seed in (42, 43)
+    )
+    assert (first.seed, first.data_seed, first.seeds_vary) == (42, 42, "data")
+    assert (second.seed, second.data_seed) == (42, 43)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["cache"], "name a folder (--out) and a config"),
+        (["cache", "--config", "CONFIG"], "name a folder (--out) and a config"),
+        (["cache", "--config", "CONFIG", "--out", "CONFIG"], "is, or lies below, a file"),
+        (["cache", "--config", "CONFIG", "--out", "x", "--lrr", "1"], "did you mean --lr"),
+        (["cache", "--config", "CONFIG", "--out", "x", "--stored-as", "int8"], "int8"),
+        (["train", "--config", "CONFIG", "--activations", "none"], "make a cache with `isae cache"),
+        (["train", "--config", "CONFIG", "--vary", "seeds"], "'seeds' is not one of"),
+        (["train", "--config", "CONFIG", "--parallel", "both"], "'both' is not one of"),
+        (
+            ["train", "--config", "CONFIG", "--resume_from_checkpoint", "latest"],
+            "looks for checkpoints in checkpoint_path, which is empty",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_cache_or_seeds(
+    config, tmp_path, arguments, message, monkeypatch, capsys
+):
+    given = [argument.replace("CONFIG", str(config)) for argument in arguments]
+    assert message in complaint(given, tmp_path, monkeypatch, capsys)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -45,7 +45,7 @@ def ranks(command, n=2, **env):
         "MASTER_PORT": str(port),
         "OMP_NUM_THREADS": "1",
         "HF_HUB_OFFLINE": "1",
-        "PYTHONPATH": str(ROOT),
+        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
         **env,
     }
     return [

@@ -77,7 +77,7 @@ def test_configs_of_paper_1_say_what_their_name_says(path):
     }[variant]
     assert (cfg.sae.architecture(), cfg.sae.activation, cfg.sae.arip_weight) == expected
     if model == "pythia160m":  # Nelson et al. 2026, section 4
-        assert cfg.hook_name == "blocks.11.hook_resid_post"
+        assert cfg.hook_name == "gpt_neox.layers.11"
         assert (cfg.training_tokens, cfg.train_batch_size_tokens) == (512_000_000, 2048)
         assert (cfg.sae.d_in, cfg.sae.d_sae, cfg.sae.k) == (768, 4096, 40)
         assert abs(cfg.n_batches_in_buffer * cfg.context_size - 500_000) < cfg.context_size
