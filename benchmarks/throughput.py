@@ -297,6 +297,14 @@ def parts(args: argparse.Namespace) -> dict[str, float]:
 
         steps(args.first_steps)
         found[f"step, {kind}"] = rate(20 * batch_size, steps)
+        synchronize()
+        start = time.perf_counter()
+        steps()
+        found[f"host, {kind}"] = 20 * batch_size / (time.perf_counter() - start)
+    tokens = torch.zeros(args.prompts, 128, dtype=torch.long)
+    found["transfer of tokens"] = rate(
+        tokens.numel(), lambda: tokens.pin_memory().to(DEVICE, non_blocking=True)
+    )
     return found
 
 

@@ -47,9 +47,9 @@ def cache(
     that says which activations.
 
     \b
-    Examples:
-      isae cache --config smollm2_isae_me --training_tokens 2000000 --out activations
-      isae train --config smollm2_isae_me --activations activations --seeds 4
+    Example:
+      isae cache --config smollm2_isae_me --training_tokens 2000000 \\
+        --out activations
     """
     from sae_lens_isae.errors import InputError
     from sae_lens_isae.training.caching import cache_activations

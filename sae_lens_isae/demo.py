@@ -175,8 +175,7 @@ def run_real_demo(out: Path, n_seeds: int = 2, settings: RealDemo | None = None)
     }
     order = {name: int(name.rpartition("_")[2]) for name in trained}
     result = train_together(cfg, trained, n_eval_batches=1, data_seeds=order)
-    assert result.activations_path is not None
-    activations = load_file(result.activations_path)["activations"]
+    activations = load_file(out / ACTIVATIONS_FILENAME)["activations"]
     saes = {
         variant: [trained[f"{variant}/seed_{seed}"] for seed in range(n_seeds)]
         for variant in variants

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 import typer
-from readme import table_lines
+from readme import RESULTS, table_lines
 from sae_lens import TopKTrainingSAE, TopKTrainingSAEConfig
 
 import sae_lens_isae
@@ -35,6 +36,14 @@ def test_it_is_short():
 def test_its_figures_are_those_of_the_result_files():
     for line in table_lines():
         assert line in README
+
+
+def test_its_speed_is_that_of_the_result_file():
+    found = json.loads((RESULTS / "throughput_20m.json").read_text(encoding="utf-8"))
+    (rate,) = found["pythia"]["tokens_per_second"]["isae_me"]
+    said = " ".join(README.split())
+    assert f"sees {round(rate, -3):,.0f} tokens a second" in said
+    assert f"take {512e6 / rate / 60:.0f} minutes" in said
 
 
 def test_its_links_work_where_it_is_shown():
@@ -99,8 +108,8 @@ def test_its_commands_have_the_options_it_gives_them():
     for block in blocks("bash"):
         for line in block.replace("\\\n", " ").splitlines():
             command = re.search(r"\bisae (\w+) (.*)", line.partition("#")[0])
-            # what `isae train` does not know itself is SAELens' flag
-            if not command or command[1] == "train":
+            # what these two do not know themselves is SAELens' flag
+            if not command or command[1] in ("train", "cache"):
                 continue
             options = {o for p in COMMANDS[command[1]].params for o in p.opts + p.secondary_opts}
             for option in re.findall(r"--[\w-]+", command[2]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sae_lens_isae.training.caching import cache_activations
 from sae_lens_isae.training.config import load_runner_config
 from sae_lens_isae.training.runs import (
     TrainedSAE,
@@ -14,6 +15,7 @@ from sae_lens_isae.training.seeds import seeded_sae
 __all__ = [
     "TrainedSAE",
     "TrainingResult",
+    "cache_activations",
     "load_runner_config",
     "seeded_sae",
     "train",

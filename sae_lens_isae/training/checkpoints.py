@@ -81,6 +81,7 @@ def fit(
         trainer.data_provider = found
         trainers = trainer.trainers
     for number, each in enumerate(trainers.values()):
+        each.sae.to(each.cfg.device)
         share_steps(each, stop.flag if number == 0 else None)
     if len(trainers) > 1:
         step_beside_each_other(list(trainers.values()))

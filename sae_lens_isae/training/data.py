@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -148,6 +149,12 @@ def _nothing_to_load(folder: Path) -> None:
 
 def _next_activations(batches: Batches, n: int) -> Float[torch.Tensor, "tokens d_in"]:
     """All from text after the training tokens, unless the text had to be read again."""
+    if batches.position()[0]:
+        warnings.warn(
+            "the text was read more than once, so the activations that are kept beside the SAEs "
+            "were trained on",
+            stacklevel=2,
+        )
     found: list[torch.Tensor] = []
     while sum(map(len, found)) < n:
         found.append(next(batches).cpu().float())

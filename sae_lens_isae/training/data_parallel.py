@@ -22,7 +22,7 @@ import torch.distributed as dist
 from sae_lens import LanguageModelSAERunnerConfig, SAETrainer
 from sae_lens.saes.sae import TrainStepOutput
 
-from sae_lens_isae.distributed import n_ranks, summed
+from sae_lens_isae.distributed import agreed, n_ranks, summed
 from sae_lens_isae.errors import InputError, reason
 from sae_lens_isae.ops.lagging import LaggingCopies
 
@@ -91,6 +91,8 @@ def together(
     if launch.rank:
         cfg.logger.log_to_wandb = False
     with data_parallel(cfg.device):
+        # every process has made a name for its checkpoints
+        cfg.checkpoint_path = agreed(cfg.checkpoint_path)
         yield runs
 
 

@@ -158,6 +158,11 @@ def _check_settings(cfg: LanguageModelSAERunnerConfig[Any], options: Options) ->
             f"{n_ranks()} processes cannot share steps of train_batch_size_tokens = "
             f"{cfg.train_batch_size_tokens} equally; make it a multiple of {n_ranks()}"
         )
+    if cfg.use_cached_activations and n_ranks() > 1:
+        raise InputError(
+            "several processes cannot share SAELens' cached activations (use_cached_activations); "
+            "write a cache with `isae cache` and name it with --activations"
+        )
     check_device(cfg.device)
     check_seed(cfg.seed)
 

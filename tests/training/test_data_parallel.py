@@ -172,6 +172,7 @@ def test_a_run_of_two_is_resumed_by_two_and_by_one(tiny_model, tmp_path):
     assert 0 < difference.max() < 0.5
 
 
+@pytest.mark.slow
 def test_whole_seeds_on_each_are_the_seeds_of_one_process(tiny_model, tmp_path):
     flags = ["--seeds", "4"]
     codes, said = ended(ranks(command_line(tiny_model, tmp_path / "two", *flags)))
@@ -183,6 +184,7 @@ def test_whole_seeds_on_each_are_the_seeds_of_one_process(tiny_model, tmp_path):
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
+@pytest.mark.slow
 def test_a_rank_that_dies_stops_the_other_with_a_sentence(tiny_model, tmp_path):
     processes = ranks(command_line(tiny_model, tmp_path, n_steps=100_000))
     deadline = time.monotonic() + 120
@@ -202,6 +204,7 @@ def checkpoints_of_any_kind(folder):
     return list((folder / "checkpoints").glob("*"))
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_stops_both_after_the_same_step(tiny_model, tmp_path):
     command = command_line(tiny_model, tmp_path, n_steps=100_000)
     processes = ranks(command)
@@ -235,6 +238,7 @@ def test_what_cannot_be_divided(monkeypatch, n_ranks, parallel, n_seeds, message
         pass
 
 
+@pytest.mark.slow
 def test_a_batch_that_does_not_divide_is_refused(tiny_model, tmp_path):
     command = command_line(tiny_model, tmp_path, train_batch_size_tokens=63, training_tokens=6300)
     codes, said = ended(ranks(command))
