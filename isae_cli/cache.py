@@ -41,10 +41,10 @@ def cache(
 ) -> None:
     """Write a model's activations to disk, to train many SAEs from them.
 
-    Runs the model of --config on its text until --training_tokens activations are written, with
-    their tokens. `isae train --activations FOLDER` with the same config trains from them. A run
-    that was stopped goes on where it was with the same command. Takes every flag of `isae train`
-    that says which activations.
+    Runs the model of --config on its text until --training_tokens activations
+    are written, with their tokens. `isae train --activations FOLDER` with the
+    same config trains from them. A run that was stopped goes on with the same
+    command. Takes every flag of `isae train` that says which activations.
 
     \b
     Example:
