@@ -62,7 +62,7 @@ def cache(
         out,
         stored_as=None if stored_as is None else stored_as.value,
     )
-    n, size = found.n_activations, found.n_bytes / 1e9
-    print(f"wrote {out}: {n:,} activations in {len(found.files)} files, {size:.1f} GB")
+    n, size = found.n_activations, found.n_bytes / 1e6
+    print(f"wrote {out}: {n:,} activations in {len(found.files)} files, {size:,.0f} MB")
     named = [] if config is None else ["--config", str(config)]
     say_next(["isae", "train", *named, *ctx.args, "--activations", str(out)])

@@ -135,7 +135,7 @@ def test_a_cache_is_written_and_trained_from(config, tmp_path):
     out = tmp_path / "activations"
     made = isae("cache", "--config", config, "--out", out, cwd=tmp_path)
     assert made.returncode == 0, made.stderr[-3000:]
-    assert re.search(r"wrote \S+: [\d,]+ activations in 1 files, 0\.0 GB", made.stdout)
+    assert re.search(r"wrote \S+: [\d,]+ activations in 1 files, 0 MB", made.stdout)
     (command,) = re.findall(r"isae (train .*)", made.stdout)
     trained = isae(
         *command.split(), "--seeds", 2, "--vary", "data", "--from-disk", "--eval-batches", 1,
