@@ -68,7 +68,7 @@ class ShuffledActivations(Iterator[dict[str, Float[torch.Tensor, "batch d_in"]]]
         self._rows = rows
         self._seeds = dict(seeds)
         self._batch_size = batch_size
-        self._settings = {**settings, "n_activations": len(rows)}
+        self._settings = dict(settings)
         self._orders = {seed: _Permutation(seed, rows) for seed in self._seeds.values()}
 
     def __next__(self) -> dict[str, Float[torch.Tensor, "batch d_in"]]:
@@ -181,7 +181,9 @@ class CachedBatches(Iterator[Float[torch.Tensor, "tokens d_in"]]):
 
     def seek(self, position: Position) -> None:
         """See `Batches`."""
-        self._position = position
+        passes, n_read = position
+        # the share of another number of ranks may have had another number of files
+        self._position = passes, min(n_read, len(self._names) - 1)
 
     def close(self) -> None:
         """Stop reading ahead."""

@@ -96,7 +96,7 @@ def _opened_cache(
     batch_size = cfg.train_batch_size_tokens
     settings = {
         "cache": dict(cache.source),
-        "n_files": len(names),
+        "n_activations": cache.n_activations,
         "in_memory": in_memory,
         "train_batch_size_tokens": batch_size,
     }

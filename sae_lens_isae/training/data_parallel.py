@@ -189,7 +189,7 @@ def _average_gradient(parameter: torch.Tensor) -> None:
 def _is_of_a_lost_rank(error: Exception) -> bool:
     said = str(error)
     return isinstance(error, dist.DistError) or any(
-        words in said for words in ("gloo", "NCCL", "Connection closed by peer")
+        words in said for words in ("gloo", "NCCL", "closed by peer", "reset by peer")
     )
 
 

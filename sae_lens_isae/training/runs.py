@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import warnings
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -133,7 +134,7 @@ def _train(
         # from_pretrained_path brings its own weights
         sae = None if cfg.from_pretrained_path else seeded_sae(cfg.sae, cfg.seed)
         set_seed(cfg.seed)
-        with _without_override_warnings():
+        with _without_misleading_warnings():
             runner = SingleRunner(cfg, **setup.overrides, override_sae=sae)
         saes, seeds = {"": runner.sae}, {"": cfg.seed}
         store = runner.activations_store
@@ -192,7 +193,7 @@ def _train_together(
     multi_cfg.checkpoint_path = cfg.checkpoint_path
     with prepared(cfg, list(saes), options) as setup:
         set_seed(cfg.seed)
-        with _without_override_warnings():
+        with _without_misleading_warnings():
             runner = MultiRunner(multi_cfg, **setup.overrides, override_saes=saes)
         store = runner.activations_store
         with opened_data(cfg, store, order, setup.cache, options.in_memory) as data:
@@ -232,15 +233,18 @@ def evaluate(
 
 
 @contextlib.contextmanager
-def _without_override_warnings() -> Generator[None]:
-    """SAELens warns that a model handed over makes a run irreproducible; it is the config's own."""
+def _without_misleading_warnings() -> Generator[None]:
+    """SAELens warns that a model handed over makes a run irreproducible, and it is the config's own;
+    and that there are fewer texts than tokens to train on."""
 
     def keep(record: logging.LogRecord) -> bool:
         return "not be reproducible" not in record.getMessage()
 
     logger.addFilter(keep)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="The training dataset contains fewer samples")
+            yield
     finally:
         logger.removeFilter(keep)
 

@@ -13,6 +13,7 @@ import yaml
 from sae_lens import SAE
 from safetensors.torch import load_file, save_file
 
+from isae_cli.app import main
 from sae_lens_isae import ISAEMESAE
 from tests.conftest import D_IN, D_SAE, K, complaint, isae, isae_config, make_sae, run_python
 
@@ -116,11 +117,13 @@ def test_train_two_seeds_then_pairwise(config, tmp_path):
 def test_flags_win_over_the_file_and_the_seed_decides(config, tmp_path):
     def weights(name, *flags):
         out = tmp_path / name
-        result = isae(
+        arguments = [
             "train", "--config", config, "--output_path", out, "--training_tokens", 320,
-            "--eval-batches", 0, "--keep-activations", 0, *flags, cwd=tmp_path,
-        )  # fmt: skip
-        assert result.returncode == 0, result.stderr[-3000:]
+            "--eval-batches", 0, "--keep-activations", 0, *flags,
+        ]  # fmt: skip
+        with pytest.raises(SystemExit) as stop:
+            main(list(map(str, arguments)))
+        assert stop.value.code == 0
         assert not (out / "activations.safetensors").exists()
         return load_file(out / "sae_weights.safetensors")
 

@@ -1,11 +1,10 @@
 """What one rank of a test does: train a variant on its share of every batch, and keep the weights.
 
-python rank_worker.py FOLDER N_STEPS cpu|cuda VARIANT ...
+python rank_worker.py FOLDER N_STEPS,N_STEPS,... cpu|cuda VARIANT ...
 """
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -81,9 +80,10 @@ def main() -> None:
         device = f"cuda:{launched().local_rank}"
         torch.cuda.set_device(device)
     dist.init_process_group("gloo" if device == "cpu" else "nccl")
-    for variant in variants:
-        found = train(variant, int(n_steps), device)
-        save_file(found, Path(folder) / f"{variant}_{os.environ['RANK']}.safetensors")
+    for n in n_steps.split(","):
+        for variant in variants:
+            found = train(variant, int(n), device)
+            save_file(found, Path(folder) / f"{variant}_{n}_{launched().rank}.safetensors")
     dist.destroy_process_group()
 
 

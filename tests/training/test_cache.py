@@ -111,6 +111,23 @@ def test_every_activation_is_seen_once_a_pass(cache):
     assert not torch.equal(*map(torch.cat, passes))
 
 
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_another_number_of_processes_goes_on(tiny_model, cache, tmp_path, monkeypatch, in_memory):
+    """As written by the first of two, each of which has half of the files."""
+    of_two = config(tiny_model, tmp_path / "two", train_batch_size_tokens=32)
+    of_two.training_tokens = N // 2
+    names = [file.name for file in cache.files[::2]]
+    monkeypatch.setattr("sae_lens_isae.training.data.files_of_rank", lambda *_: names)
+    monkeypatch.setattr("sae_lens_isae.training.activation_stream.n_ranks", lambda: 2)
+    from_cache(of_two, cache, 1, in_memory)
+    monkeypatch.undo()
+    folder = sorted(checkpoints(tmp_path / "two"))[0]
+    cfg = config(tiny_model, tmp_path / "one", train_batch_size_tokens=32)
+    cfg.resume_from_checkpoint = str(folder)
+    with pytest.warns(UserWarning, match="was written by 2 processes and goes on in 1"):
+        train(cfg, 1, 0, 0, activations=cache.folder, in_memory=in_memory)
+
+
 def test_it_is_measured_on_what_is_held_out(cache):
     source = open_activations(str(cache.folder), 30)
     (batch,) = source.batches(100)
