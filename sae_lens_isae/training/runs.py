@@ -234,8 +234,8 @@ def evaluate(
 
 @contextlib.contextmanager
 def _without_misleading_warnings() -> Generator[None]:
-    """SAELens warns that a model handed over makes a run irreproducible, and it is the config's own;
-    and that there are fewer texts than tokens to train on."""
+    """SAELens warns that a model handed over makes a run irreproducible, though it is the config's
+    own, and that there are fewer texts than tokens to train on."""
 
     def keep(record: logging.LogRecord) -> bool:
         return "not be reproducible" not in record.getMessage()
