@@ -83,7 +83,8 @@ test-lowest:
 	$(LOWEST)/bin/python -m pip --disable-pip-version-check install --quiet \
 		--constraint $(LOWEST)/constraints.txt --editable '.[test]' sae-lens==6.54.0
 	$(LOWEST)/bin/python -m pytest tests/test_private.py tests/architectures/test_registration.py \
-		tests/architectures/test_regularized.py tests/architectures/test_checkpoints.py
+		tests/architectures/test_regularized.py tests/architectures/test_checkpoints.py \
+		tests/training/test_contexts.py tests/training/test_cache.py
 
 # a stranger's machine may have another Python than the one that .venv is made with
 test-pythons:

@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from sae_lens.training.prefetch import PrefetchingIterator
 
 from sae_lens_isae.errors import InputError
 from sae_lens_isae.inputs.activation_cache import ActivationCache
 from sae_lens_isae.progress import progress_bar
 from sae_lens_isae.training.activation_stream import load_state, save_state
 from sae_lens_isae.training.llm_batches import Position
+from sae_lens_isae.training.read_ahead import ReadAhead
 
 _SHARE_OF_GPU = 0.6
 """Of its free memory: the rest is for SAEs, optimizers and steps."""
@@ -159,11 +159,11 @@ class CachedBatches(Iterator[Float[torch.Tensor, "tokens d_in"]]):
         self._seed = seed
         self._device = device
         self._position: Position = (0, 0)
-        self._ahead: PrefetchingIterator[torch.Tensor] | None = None
+        self._ahead: ReadAhead[torch.Tensor] | None = None
 
     def __next__(self) -> Float[torch.Tensor, "tokens d_in"]:
         if self._ahead is None:
-            self._ahead = PrefetchingIterator(self._from(self._position), _FILES_AHEAD)
+            self._ahead = ReadAhead(self._from(self._position), _FILES_AHEAD)
         rows = next(self._ahead)
         passes, n_read = self._position
         whole = n_read + 1 == len(self._names)

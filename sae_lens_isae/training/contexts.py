@@ -19,9 +19,9 @@ from datasets.distributed import split_dataset_by_node
 from jaxtyping import Int
 from sae_lens import ActivationsStore
 from sae_lens.pretokenize_runner import get_special_token_from_cfg
-from sae_lens.training.prefetch import PrefetchingIterator
 
 from sae_lens_isae.progress import progress_bar
+from sae_lens_isae.training.read_ahead import ReadAhead
 
 _BatchTokenizer = Callable[[list[str]], list[Int[np.ndarray, " tokens"]]]
 
@@ -58,7 +58,7 @@ class Contexts:
         self._passes = 0
         self._n_read = 0
         self._left = torch.empty(0)
-        self._ahead: PrefetchingIterator[_Chunk] | None = None
+        self._ahead: ReadAhead[_Chunk] | None = None
         self._first_text = 0
         self._n_texts = 0
         store.get_batch_tokens = self.read
@@ -120,7 +120,7 @@ class Contexts:
         """Up to so many of the next contexts of this pass; None at its end."""
         if not len(self._left):
             if self._ahead is None:
-                self._ahead = PrefetchingIterator(self._pass(), _CHUNKS_AHEAD)
+                self._ahead = ReadAhead(self._pass(), _CHUNKS_AHEAD)
             chunk = next(self._ahead, None)
             if chunk is None:
                 self.close()
