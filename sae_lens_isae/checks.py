@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 
 from sae_lens_isae.errors import InputError
@@ -31,3 +34,12 @@ def check_seed(seed: int) -> None:
     """
     if not 0 <= seed < 2**32:
         raise InputError(f"seed must be between 0 and {2**32 - 1}, got {seed}")
+
+
+def settings_that_differ(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """What of `wanted` is another value in `found`, for a message; empty where all agree."""
+    return ", ".join(
+        f"{name} {found.get(name)!r} instead of {value!r}"
+        for name, value in wanted.items()
+        if found.get(name) != value
+    )

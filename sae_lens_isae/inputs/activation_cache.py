@@ -12,8 +12,9 @@ read, in the precision of the model:
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +24,7 @@ from jaxtyping import Float, Int
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from sae_lens_isae.checks import settings_that_differ
 from sae_lens_isae.errors import InputError, MissingInputError, explained
 from sae_lens_isae.files import write_json, write_whole
 from sae_lens_isae.inputs.activation_source import ActivationSource
@@ -74,8 +76,12 @@ class ActivationCache:
     @property
     def n_bytes(self) -> int:
         """Of the activations for training, in memory."""
-        size = {"bfloat16": 2, "float16": 2}.get(str(self.source["stored_as"]), 4)
-        return self.n_activations * self.d_in * size
+        return self.n_activations * self.d_in * self.dtype.itemsize
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the activations."""
+        return getattr(torch, str(self.source["stored_as"]))
 
     @classmethod
     def read(cls, folder: Path) -> ActivationCache:
@@ -131,10 +137,7 @@ class ActivationCache:
         Raises:
             InputError: It is damaged.
         """
-        with (
-            explained(self.folder / name, "is damaged", "make the cache again with `isae cache`"),
-            safe_open(self.folder / name, "pt") as file,
-        ):
+        with self._opened(name) as file:
             return TokenActivations(*(file.get_tensor(key) for key in _PARTS))
 
     def activations(self, name: str) -> Float[torch.Tensor, "activations d_in"]:
@@ -143,10 +146,7 @@ class ActivationCache:
         Raises:
             InputError: It is damaged.
         """
-        with (
-            explained(self.folder / name, "is damaged", "make the cache again with `isae cache`"),
-            safe_open(self.folder / name, "pt") as file,
-        ):
+        with self._opened(name) as file:
             found = file.get_tensor("activations")
             if found.shape[1:] != (self.d_in,):
                 raise InputError(
@@ -154,6 +154,15 @@ class ActivationCache:
                     f"expected [activations, {self.d_in}]; make the cache again"
                 )
             return found
+
+    @contextlib.contextmanager
+    def _opened(self, name: str) -> Generator[safe_open]:
+        path = self.folder / name
+        with (
+            explained(path, "is damaged", "make the cache again with `isae cache`"),
+            safe_open(path, "pt") as file,
+        ):
+            yield file
 
     def check_finished(self) -> None:
         """Refuse a cache that was cut off.
@@ -174,15 +183,11 @@ class ActivationCache:
         Raises:
             InputError: It names the differences.
         """
-        different = [
-            f"{name} {self.source.get(name)!r} instead of {value!r}"
-            for name, value in wanted.items()
-            if self.source.get(name) != value
-        ]
+        different = settings_that_differ(self.source, wanted)
         if different:
             raise InputError(
                 f"the cache {self.folder} holds other activations than the run asks for: "
-                f"{', '.join(different)}; name the config that it was made with"
+                f"{different}; name the config that it was made with"
             )
 
 

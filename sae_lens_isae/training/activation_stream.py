@@ -12,7 +12,7 @@ import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Float
@@ -20,9 +20,10 @@ from sae_lens import ActivationsStore
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from sae_lens_isae.checks import settings_that_differ
 from sae_lens_isae.distributed import n_ranks, rank
 from sae_lens_isae.errors import InputError, explained
-from sae_lens_isae.training.llm_batches import Batches
+from sae_lens_isae.training.llm_batches import Batches, Position, sent
 
 STATE_FILENAME = "activation_stream.safetensors"
 
@@ -87,21 +88,10 @@ class MixedActivations(Iterator[dict[str, Float[torch.Tensor, "batch d_in"]]]):
         return {name: found[seed] for name, seed in self._seeds.items()}
 
     def save(self, folder: Path) -> None:
-        tensors = _random_states()
-        tensors["position"] = torch.tensor(self._batches.position())
-        for seed, order in self._orders.items():
-            tensors |= {f"{seed}_{name}": value for name, value in order.state().items()}
-        save_state(folder, tensors, self._settings)
+        save_state(folder, self._orders, self._batches.position(), self._settings)
 
     def load(self, folder: Path) -> None:
-        state = load_state(folder, self._settings)
-        with explained(folder / STATE_FILENAME, "is damaged", "resume from an earlier checkpoint"):
-            passes, place = state.tensors["position"].tolist()
-            if state.is_of_this_rank:
-                for seed, order in self._orders.items():
-                    order.restore({n: state.tensors[f"{seed}_{n}"] for n in order.state()})
-                _set_random_states(state.tensors)
-        self._batches.seek((passes, place * state.n_ranks // n_ranks()))
+        self._batches.seek(load_state(folder, self._orders, self._settings))
 
     def _refill(self) -> None:
         orders = list(self._orders.values())
@@ -135,9 +125,7 @@ class _Order:
         pool = torch.cat([self.kept, *new] if len(self.kept) else list(new))
         if shuffled:
             order = torch.randperm(len(pool), generator=self._generator)
-            if pool.is_cuda:
-                order = order.pin_memory().to(pool.device, non_blocking=True)
-            pool = pool[order]
+            pool = pool[sent(order, pool.device)]
         self.serving, self.kept = pool[:n_served], pool[n_served:]
 
     def state(self) -> dict[str, torch.Tensor]:
@@ -175,20 +163,31 @@ def settings_of(store: ActivationsStore) -> dict[str, Any]:
     return {**found, "exclude_special_tokens": None if excluded is None else excluded.tolist()}
 
 
-class State(NamedTuple):
-    """What a checkpoint knows of the activations."""
+class Order(Protocol):
+    """One order of the activations, whose state can be saved."""
 
-    tensors: dict[str, torch.Tensor]
-    n_ranks: int
-    """On which the run was."""
-    is_of_this_rank: bool
-    """Otherwise it is that of rank 0, of a run on another number of ranks."""
+    def state(self) -> dict[str, torch.Tensor]:
+        """What the next batch depends on."""
+        ...
+
+    def restore(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Go on from a state."""
+        ...
 
 
 def save_state(
-    folder: Path, tensors: Mapping[str, torch.Tensor], settings: Mapping[str, Any]
+    folder: Path, orders: Mapping[int, Order], position: Position, settings: Mapping[str, Any]
 ) -> None:
-    """Write this rank's state into a checkpoint."""
+    """Write where this rank stands into a checkpoint.
+
+    Args:
+        orders: By their seeds.
+        position: Where its share of the data is read next.
+    """
+    tensors = _random_states()
+    tensors["position"] = torch.tensor(position)
+    for seed, order in orders.items():
+        tensors |= {f"{seed}_{name}": value for name, value in order.state().items()}
     save_file(
         {name: tensor.contiguous() for name, tensor in tensors.items()},
         folder / _filename(rank()),
@@ -196,38 +195,41 @@ def save_state(
     )
 
 
-def load_state(folder: Path, settings: Mapping[str, Any]) -> State:
-    """The state that was saved with these settings.
+def load_state(folder: Path, orders: Mapping[int, Order], settings: Mapping[str, Any]) -> Position:
+    """Restore what was saved with these settings, and say where the data are read next.
 
-    Warns where it is of a run on another number of ranks.
+    Of a run on another number of ranks that is near where the first of them stood; the orders begin
+    anew, with a warning.
 
     Raises:
-        InputError: It is damaged, or was saved with others.
+        InputError: It is damaged, or was saved with other settings.
     """
     path = folder / STATE_FILENAME
-    with explained(path, "is damaged", "resume from an earlier checkpoint"):
+    advice = "resume from an earlier checkpoint"
+    with explained(path, "is damaged", advice):
         tensors, saved, before = _read(path)
         same = before == n_ranks() and (folder / _filename(rank())).is_file()
         if same and rank():
             tensors, saved, _ = _read(folder / _filename(rank()))
-    different = [
-        f"{name} {saved.get(name)!r} instead of {value!r}"
-        for name, value in settings.items()
-        if saved.get(name) != value
-    ]
+    different = settings_that_differ(saved, settings)
     if different:
         raise InputError(
-            f"{folder} was written by a run with {', '.join(different)}; resume with the settings "
-            "of that run, or start a new one from its weights (from_pretrained_path)"
+            f"{folder} was written by a run with {different}; resume with the settings of that "
+            "run, or start a new one from its weights (from_pretrained_path)"
         )
-    if not same:
-        warnings.warn(
-            f"{folder} was written by {before} processes and goes on in {n_ranks()}: weights and "
-            "optimizer are the same, the text goes on near where it was, and the buffer is "
-            "refilled",
-            stacklevel=2,
-        )
-    return State(tensors, before, same)
+    with explained(path, "is damaged", advice):
+        passes, place = tensors["position"].tolist()
+        if same:
+            for seed, order in orders.items():
+                order.restore({n: tensors[f"{seed}_{n}"] for n in order.state()})
+            _set_random_states(tensors)
+            return passes, place
+    warnings.warn(
+        f"{folder} was written by {before} processes and goes on in {n_ranks()}: weights and "
+        "optimizer are the same, the text goes on near where it was, and the buffer is refilled",
+        stacklevel=2,
+    )
+    return passes, place * before // n_ranks()
 
 
 def _filename(of_rank: int) -> str:

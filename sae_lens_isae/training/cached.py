@@ -14,7 +14,7 @@ from sae_lens_isae.errors import InputError
 from sae_lens_isae.inputs.activation_cache import ActivationCache
 from sae_lens_isae.progress import progress_bar
 from sae_lens_isae.training.activation_stream import load_state, save_state
-from sae_lens_isae.training.llm_batches import Position
+from sae_lens_isae.training.llm_batches import Position, sent
 from sae_lens_isae.training.read_ahead import ReadAhead
 
 _SHARE_OF_GPU = 0.6
@@ -80,17 +80,11 @@ class ShuffledActivations(Iterator[dict[str, Float[torch.Tensor, "batch d_in"]]]
 
     def save(self, folder: Path) -> None:
         """See `ActivationStream`."""
-        tensors: dict[str, torch.Tensor] = {}
-        for seed, order in self._orders.items():
-            tensors |= {f"{seed}_{name}": value for name, value in order.state().items()}
-        save_state(folder, tensors, self._settings)
+        save_state(folder, self._orders, (0, 0), self._settings)
 
     def load(self, folder: Path) -> None:
         """See `ActivationStream`."""
-        state = load_state(folder, self._settings)
-        if state.is_of_this_rank:
-            for seed, order in self._orders.items():
-                order.restore({n: state.tensors[f"{seed}_{n}"] for n in order.state()})
+        load_state(folder, self._orders, self._settings)
 
 
 class _Permutation:
@@ -128,7 +122,7 @@ def load_rows(
 ) -> Float[torch.Tensor, "activations d_in"]:
     """The activations of several files of a cache, on a device."""
     sizes = {file.name: file.n_activations for file in cache.files}
-    dtype = getattr(torch, str(cache.source["stored_as"]))
+    dtype = cache.dtype
     n = sum(sizes[name] for name in names)
     rows = torch.empty(n, cache.d_in, dtype=dtype, device=device)
     place = 0
@@ -168,9 +162,7 @@ class CachedBatches(Iterator[Float[torch.Tensor, "tokens d_in"]]):
         passes, n_read = self._position
         whole = n_read + 1 == len(self._names)
         self._position = (passes + 1, 0) if whole else (passes, n_read + 1)
-        if self._device.type == "cuda":
-            return rows.pin_memory().to(self._device, non_blocking=True).float()
-        return rows.float()
+        return sent(rows, self._device).float()
 
     def prefetch(self, n: int) -> None:
         """Files are read ahead anyway."""

@@ -87,11 +87,10 @@ def _begun(
 
 
 def _write(cache: ActivationCache, batches: LLMBatches, n_held_out: int, n_per_file: int) -> None:
-    dtype = getattr(torch, str(cache.source["stored_as"]))
     if cache.files:
         batches.seek(cache.files[-1].position)
     else:
-        held_out = _next_file(batches, n_held_out, dtype)
+        held_out = _next_file(batches, n_held_out, cache.dtype)
         if held_out is not None:
             cache.write(HELD_OUT_FILENAME, held_out)
     with progress_bar(
@@ -102,7 +101,7 @@ def _write(cache: ActivationCache, batches: LLMBatches, n_held_out: int, n_per_f
         unit_scale=True,
     ) as progress:
         while (missing := cache.n_planned - cache.n_activations) > 0:
-            found = _next_file(batches, min(n_per_file, missing), dtype)
+            found = _next_file(batches, min(n_per_file, missing), cache.dtype)
             if found is None:
                 break
             cache.add(found, batches.position())

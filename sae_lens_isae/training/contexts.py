@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
+from functools import cached_property, partial
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -137,7 +137,7 @@ class Contexts:
         store = self._store
         if store.is_dataset_tokenized:
             contexts = (torch.as_tensor(row[: store.context_size]) for row in self._token_rows())
-        elif store.use_chat_formatting or (tokenize := self._batch_tokenizer()) is None:
+        elif store.use_chat_formatting or (tokenize := self._batch_tokenizer) is None:
             contexts = self._stock_contexts()
         else:
             yield from self._concatenated(tokenize)
@@ -180,6 +180,7 @@ class Contexts:
     def _tokenizer(self) -> Any:
         return getattr(self._store.model, "tokenizer", None)
 
+    @cached_property
     def _batch_tokenizer(self) -> _BatchTokenizer | None:
         """What makes the store's tokens of many texts at once; None where nothing does.
 

@@ -6,7 +6,7 @@ import contextlib
 import warnings
 from collections import deque
 from collections.abc import Iterator
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from jaxtyping import Float
@@ -101,10 +101,10 @@ class LLMBatches(Iterator[Float[torch.Tensor, "tokens d_in"]]):
             kept = kept[torch.isin(tokens.reshape(-1)[places], self._excluded).logical_not()]
         beside = contextlib.nullcontext() if self._side is None else torch.cuda.stream(self._side)
         with beside:
-            activations = store.get_activations(_moved(tokens, self._model_device))
+            activations = store.get_activations(sent(tokens, self._model_device))
             activations = activations.to(store.device).reshape(-1, store.d_in)
             if len(kept) < len(places):
-                activations = activations[_moved(kept, activations.device)]
+                activations = activations[sent(kept, activations.device)]
             done = None
             if self._side is not None:
                 done = torch.cuda.Event()
@@ -166,7 +166,8 @@ class _Pending(NamedTuple):
     done: torch.cuda.Event | None
 
 
-def _moved(tensor: torch.Tensor, device: torch.device | str | Any) -> torch.Tensor:
-    if torch.device(device).type != "cuda":
+def sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A tensor of the CPU on a device, without making the host wait for a GPU."""
+    if device.type != "cuda":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from safetensors.torch import load_file
 
 from isae_cli.app import main
@@ -22,6 +21,7 @@ from sae_lens_isae.training.seeds import seeds_of_runs
 from tests.conftest import D_IN, D_SAE, K
 from tests.training import rank_worker
 from tests.training.test_recovery import checkpoints, runner_config, weights
+from tests.training.test_recovery import command_line as one_process
 
 ROOT = Path(__file__).parents[2]
 VARIANTS = [
@@ -116,24 +116,11 @@ def test_the_test_sees_steps_that_differ(trained):
 
 
 def command_line(tiny_model, folder, *flags, n_steps=30, **changes):
-    model, text = tiny_model
     settings = {
-        "model_name": str(model),
-        "model_class_name": "AutoModelForCausalLM",
-        "hook_name": "model.layers.0",
-        "dataset_path": str(text),
-        "streaming": False,
-        "context_size": 16,
-        "training_tokens": 64 * n_steps,
-        "train_batch_size_tokens": 64,
-        "n_batches_in_buffer": 12,
-        "store_batch_size_prompts": 3,
         "n_batches_for_norm_estimate": 2,
         "exclude_special_tokens": True,
         "lr": 0.003,
         "n_checkpoints": 2,
-        "checkpoint_path": str(folder / "checkpoints"),
-        "output_path": str(folder / "out"),
         "sae": {
             "architecture": "isae",
             "d_in": D_IN,
@@ -143,10 +130,9 @@ def command_line(tiny_model, folder, *flags, n_steps=30, **changes):
         },
         **changes,
     }
-    folder.mkdir(exist_ok=True)
-    (folder / "config.yaml").write_text(yaml.safe_dump(settings))
-    return [sys.executable, "-m", "sae_lens_isae", "train", "--config", folder / "config.yaml",
-            "--eval-batches", "1", "--keep-activations", "50", *map(str, flags)]  # fmt: skip
+    # of an option that is given twice the last counts
+    flags = ("--eval-batches", 1, "--keep-activations", 50, *flags)
+    return [*one_process(tiny_model, folder, n_steps, **settings), *map(str, flags)]
 
 
 def test_a_run_of_two_is_resumed_by_one(tiny_model, tmp_path):

@@ -283,7 +283,7 @@ def test_a_full_disk_is_one_sentence(function, error, tiny_model, tmp_path, monk
     assert not list((tmp_path / "checkpoints").rglob("*.safetensors"))
 
 
-def command_line(tiny_model, folder, n_steps):
+def command_line(tiny_model, folder, n_steps, **changes):
     model, text = tiny_model
     settings = {
         "model_name": str(model),
@@ -301,6 +301,7 @@ def command_line(tiny_model, folder, n_steps):
         "output_path": str(folder / "out"),
         "sae": {"architecture": "isae", "d_in": D_IN, "d_sae": D_SAE, "k": K},
         "logger": {"log_to_wandb": False},
+        **changes,
     }
     folder.mkdir(exist_ok=True)
     (folder / "config.yaml").write_text(yaml.safe_dump(settings))
