@@ -1,7 +1,8 @@
 """Tokens a second on one GPU and on two, in turns: `python benchmarks/two_gpus.py`; needs two.
 
 Runs `throughput.py` alone and under `torchrun`: one SAE on shares of every batch, with steps of the
-same size and with steps of twice the size, and four seeds, of which each GPU trains two.
+same size and with steps of twice the size, and four seeds, of which each GPU trains two. Cases that
+are not asked for stay as the result file has them.
 """
 
 from __future__ import annotations
@@ -53,11 +54,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--tokens", type=int, default=3_000_000)
+    parser.add_argument("--cases", nargs="+", default=list(CASES), choices=CASES)
     args, more = parser.parse_known_args()
     if torch.cuda.device_count() < 2:
         sys.exit("this compares one GPU with two, and torch does not see two")
-    rows: list[dict[str, Any]] = []
-    for case, (kind, of_one, of_two) in CASES.items():
+    file = RESULTS / "two_gpus.json"
+    before = json.loads(file.read_text())["rows"] if file.is_file() else []
+    rows: list[dict[str, Any]] = [row for row in before if row["case"] not in args.cases]
+    for case in args.cases:
+        kind, of_one, of_two = CASES[case]
         one: list[float] = []
         two: list[float] = []
         for _ in range(args.repeats):
@@ -66,10 +71,9 @@ def main() -> None:
             print(f"{case}: {one[-1]:,.0f} on one, {two[-1]:,.0f} tokens/s on two", flush=True)
         ratios = [b / a for a, b in zip(one, two, strict=True)]
         median = statistics.median(ratios)
-        rows.append(
-            {"case": case, "one": one, "two": two, "ratio": median, "ratios": sorted(ratios)}
-        )
-        write_result("two_gpus", {"gpus": torch.cuda.device_count(), "rows": rows})
+        found = {"one": one, "two": two, "ratio": median, "ratios": sorted(ratios)}
+        rows.append({"case": case, "gpu": torch.cuda.get_device_name(), **found})
+        write_result("two_gpus", {"rows": rows})
 
 
 if __name__ == "__main__":

@@ -174,6 +174,17 @@ def parts_table() -> str:
     return table(["part", "SmolLM2", "Pythia's size"], lines)
 
 
+def two_gpus_table() -> str:
+    """Tokens a second on one GPU and on two."""
+    lines = []
+    for row in load("two_gpus")["rows"]:
+        low, *_, high = row["ratios"]
+        rates = (f"{round(statistics.median(row[of]), -3):,.0f}" for of in ("one", "two"))
+        ratio = f"{row['ratio']:.2f} ({low:.2f} to {high:.2f})"
+        lines.append([row["case"], row["gpu"], *rates, ratio])
+    return table(["", "GPUs", "tokens/s on one", "on two", "ratio (range)"], lines)
+
+
 def minutes(name: str, path: str, n_tokens: float) -> str:
     """How long so many tokens take at a rate."""
     (rate,) = _at(load(name), path)
@@ -257,6 +268,7 @@ def define_env(env: Any) -> None:
         table1,
         throughput_table,
         parts_table,
+        two_gpus_table,
         minutes,
         step_table,
         solver_table,

@@ -14,6 +14,7 @@ import signal
 import socket
 import sys
 import threading
+import warnings
 from collections.abc import Generator, Mapping
 from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
@@ -106,6 +107,8 @@ def data_parallel(device: str) -> Generator[None]:
     on_gpus = torch.device(device).type == "cuda"
     if on_gpus:
         torch.cuda.set_device(device)
+    # hooks on gradients are set on another stream than the one of the steps; autograd joins them
+    warnings.filterwarnings("ignore", message="The AccumulateGrad node's stream")
     dist.init_process_group("nccl" if on_gpus else "gloo")
     try:
         with _giving_up_when_stuck():
