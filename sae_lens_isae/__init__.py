@@ -8,6 +8,7 @@ from __future__ import annotations
 from sae_lens_isae import architectures as _architectures
 from sae_lens_isae.architectures.isae import ISAESAE, ISAETrainingSAE
 from sae_lens_isae.architectures.isae_config import ISAESAEConfig, ISAETrainingSAEConfig
+from sae_lens_isae.architectures.isae_ls import ISAELSTrainingSAE, ISAELSTrainingSAEConfig
 from sae_lens_isae.architectures.isae_me import (
     ISAEMESAE,
     ISAEMESAEConfig,
@@ -49,6 +50,7 @@ from sae_lens_isae.identifiability import (
 from sae_lens_isae.inputs.activation_source import ActivationSource
 from sae_lens_isae.inputs.activations import open_activations
 from sae_lens_isae.inputs.linear_sae import LinearSAE
+from sae_lens_isae.inputs.refit import refit
 from sae_lens_isae.recoding import (
     PromptedModel,
     RecodeSettings,
@@ -69,6 +71,8 @@ __all__ = [
     "BenchReport",
     "BenchResult",
     "DictionaryMatch",
+    "ISAELSTrainingSAE",
+    "ISAELSTrainingSAEConfig",
     "ISAEMESAEConfig",
     "ISAEMETrainingSAE",
     "ISAEMETrainingSAEConfig",
@@ -108,6 +112,7 @@ __all__ = [
     "pairwise_identifiability",
     "prompted_model",
     "recode",
+    "refit",
     "regularize",
 ]
 

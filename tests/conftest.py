@@ -109,11 +109,15 @@ def isae_config(variant: str, **settings: Any) -> ISAETrainingSAEConfig:
         "iSAE-ME": lambda: sae_lens_isae.ISAEMETrainingSAEConfig(**sizes),
         "iSAE-ME full": lambda: sae_lens_isae.ISAEMETrainingSAEConfig(**sizes, step_matrix="full"),
         "iSAE-ME topk": lambda: sae_lens_isae.ISAEMETrainingSAEConfig(**sizes, activation="topk"),
+        "iSAE-LS": lambda: sae_lens_isae.ISAELSTrainingSAEConfig(**sizes),
+        "iSAE-LS topk": lambda: sae_lens_isae.ISAELSTrainingSAEConfig(**sizes, activation="topk"),
     }
     return configs[variant]()
 
 
-VARIANTS = ["TopK", "AbsTopK", "iSAE", "iSAE-ME", "iSAE-ME full", "iSAE-ME topk"]
+ENCODED_VARIANTS = ["TopK", "AbsTopK", "iSAE", "iSAE-ME", "iSAE-ME full", "iSAE-ME topk"]
+"""Whose codes are what their encoder computes."""
+VARIANTS = [*ENCODED_VARIANTS, "iSAE-LS", "iSAE-LS topk"]
 LINEAR_VARIANTS = VARIANTS[:3]
 NORMALIZATIONS = [
     "none",

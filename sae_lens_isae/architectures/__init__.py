@@ -9,18 +9,21 @@ from sae_lens.registry import SAE_CLASS_REGISTRY, SAE_TRAINING_CLASS_REGISTRY
 
 from sae_lens_isae.architectures.isae import ISAESAE, ISAETrainingSAE
 from sae_lens_isae.architectures.isae_config import ISAESAEConfig, ISAETrainingSAEConfig
+from sae_lens_isae.architectures.isae_ls import ISAELSTrainingSAE, ISAELSTrainingSAEConfig
 from sae_lens_isae.architectures.isae_me import (
     ISAEMESAE,
     ISAEMESAEConfig,
     ISAEMETrainingSAE,
     ISAEMETrainingSAEConfig,
 )
+from sae_lens_isae.architectures.least_squares import SUFFIX, least_squares_class
 from sae_lens_isae.architectures.regularized import REGULARIZED
 from sae_lens_isae.errors import InputError
 
 _TRAINING: dict[str, tuple[type[TrainingSAE[Any]], type[TrainingSAEConfig]]] = {
     "isae": (ISAETrainingSAE, ISAETrainingSAEConfig),
     "isae_me": (ISAEMETrainingSAE, ISAEMETrainingSAEConfig),
+    "isae_ls": (ISAELSTrainingSAE, ISAELSTrainingSAEConfig),
     **{cfg.architecture(): (sae, cfg) for sae, cfg in REGULARIZED},
 }
 
@@ -29,6 +32,13 @@ _TRAINING: dict[str, tuple[type[TrainingSAE[Any]], type[TrainingSAEConfig]]] = {
 _INFERENCE: dict[str, tuple[type[SAE[Any]], type[SAEConfig]]] = {
     "isae": (ISAESAE, ISAESAEConfig),
     "isae_me": (ISAEMESAE, ISAEMESAEConfig),
+}
+
+_REBUILD = ("standard", "gated", "jumprelu", "topk", "abstopk", "matching_pursuit")
+"""SAELens' own that rebuild their input, one activation at a time."""
+_LEAST_SQUARES = {
+    name + SUFFIX: least_squares_class(name + SUFFIX, *classes)
+    for name, classes in {**{n: SAE_CLASS_REGISTRY[n] for n in _REBUILD}, **_INFERENCE}.items()
 }
 
 
@@ -40,7 +50,7 @@ def register() -> None:
     """
     registries: list[tuple[dict[str, Any], dict[str, Any]]] = [
         (SAE_TRAINING_CLASS_REGISTRY, _TRAINING),
-        (SAE_CLASS_REGISTRY, _INFERENCE),
+        (SAE_CLASS_REGISTRY, {**_INFERENCE, **_LEAST_SQUARES}),
     ]
     for registry, entries in registries:
         for name, (sae_class, _) in entries.items():

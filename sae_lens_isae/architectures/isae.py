@@ -168,6 +168,7 @@ class ISAETrainingSAE(LossTermsMixin, TopKTrainingSAE):
         feature_acts = self.hook_sae_acts_post(feature_acts)
 
         losses = {"mse_loss": unit_norm_mse(sae_out, inputs.sae_in)}
+        losses |= self.code_losses(codes, dictionary, centred)
         losses |= self.calculate_aux_loss(
             TrainStepInput(
                 sae_in=inputs.sae_in,
@@ -213,6 +214,15 @@ class ISAETrainingSAE(LossTermsMixin, TopKTrainingSAE):
             dictionary: The atoms, with unit norm.
         """
         return encode_codes(centred, self.W_enc, int(self.cfg.k), self.signed)
+
+    def code_losses(
+        self,
+        codes: EncodedCodes,  # noqa: ARG002
+        dictionary: Float[torch.Tensor, "d_sae d_in"],  # noqa: ARG002
+        centred: Float[torch.Tensor, "batch d_in"],  # noqa: ARG002
+    ) -> dict[str, torch.Tensor]:
+        """Losses of the encoder's own, by name; it has none where it is trained by the error."""
+        return {}
 
     @override
     def calculate_aux_loss(

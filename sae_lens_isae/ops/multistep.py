@@ -74,6 +74,8 @@ class EncodedCodes(NamedTuple):
     """(x - b) W_enc."""
     hidden_pre: Float[torch.Tensor, "batch d_sae"]
     """u(T), from which the last selection chose; `linear_pre` itself for one step."""
+    linear_values: Float[torch.Tensor, "batch k"] | None = None
+    """The encoder's own values, where `values` were solved for."""
 
 
 @not_compiled

@@ -149,6 +149,8 @@ def train_together(
     n_eval_batches: int = 4,
     n_kept_activations: int = 4096,
     data_seeds: Mapping[str, int] | None = None,
+    activations: str | Path | None = None,
+    in_memory: bool | None = None,
 ) -> TrainingResult:
     """Train several SAEs on one shared forward pass of the model (`MultiSAETrainingRunner`).
 
@@ -157,12 +159,18 @@ def train_together(
         saes: By name; each is saved to `<output_path>/<name>`.
         data_seeds: Of the order in which each SAE sees the activations, by name; by default all see
             the same batches, in the order of `cfg.seed`.
+        activations: A folder of `isae cache` to train from, and `in_memory` as for `train`.
 
     Raises:
         InputError: SAELens cannot do it with several SAEs at once.
     """
     order = {name: cfg.seed for name in saes} if data_seeds is None else dict(data_seeds)
-    options = Options(n_eval_batches=n_eval_batches, n_kept_activations=n_kept_activations)
+    options = Options(
+        n_eval_batches=n_eval_batches,
+        n_kept_activations=n_kept_activations,
+        activations=None if activations is None else Path(activations),
+        in_memory=in_memory,
+    )
     return _train_together(cfg, saes, order, options)
 
 

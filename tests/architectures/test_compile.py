@@ -19,6 +19,9 @@ def test_compiled_training_equals_eager_and_does_not_compile_every_step_anew(var
         "self_consistency_warm_up_start": 3,
         "self_consistency_warm_up_end": 6,
     }
+    if variant.startswith("iSAE-LS"):
+        settings["self_consistency_weight"] = 0.0
+        settings["solve_after_steps"] = 2
     if variant.startswith("iSAE-ME"):
         settings["encoder_warm_up_steps"] = 2
     saes = [make_sae(isae_config(variant, **settings)) for _ in range(2)]

@@ -13,6 +13,7 @@ from tests.conftest import (
     BATCH,
     D_IN,
     D_SAE,
+    ENCODED_VARIANTS,
     VARIANTS,
     Activations,
     isae_config,
@@ -39,7 +40,7 @@ def whitened_sae(variant, n_steps=20):
     return sae, *before[0]
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", ENCODED_VARIANTS)
 def test_folded_sae_does_to_activations_what_it_did_to_whitened_ones(variant, activations):
     sae, whitened, mean, matrix, inverse = whitened_sae(variant)
     x = activations.double()

@@ -15,7 +15,16 @@ from sae_lens_isae import (
 )
 from sae_lens_isae.losses.self_consistency import SelfConsistencyLoss
 from tests.architectures.test_recipe import step_input
-from tests.conftest import D_IN, D_SAE, VARIANTS, Activations, K, isae_config, make_sae, train_sae
+from tests.conftest import (
+    D_IN,
+    D_SAE,
+    ENCODED_VARIANTS,
+    Activations,
+    K,
+    isae_config,
+    make_sae,
+    train_sae,
+)
 
 AT_ONCE = {"self_consistency_warm_up_start": 0, "self_consistency_warm_up_end": 0}
 
@@ -105,7 +114,7 @@ def test_orthonormal_atoms_are_consistent():
     assert sae.training_forward_pass(step(x)).metrics["self_consistency_kept"] == 1
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", ENCODED_VARIANTS)
 def test_second_pass_of_the_recipe_is_its_own_encoder(variant):
     """The recipe encodes on supports; values and gradients are those of the dense encoder."""
     cfg = replace(isae_config(variant), dtype="float64", self_consistency_weight=0.5, **AT_ONCE)

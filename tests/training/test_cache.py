@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from sae_lens import SAE, ActivationsStore
+from sae_lens import SAE, ActivationsStore, TopKTrainingSAEConfig
 from safetensors.torch import load_file, save_file
 
 from sae_lens_isae import pairwise_identifiability
@@ -20,7 +20,8 @@ from sae_lens_isae.inputs.language_models import load_language_model
 from sae_lens_isae.training.cached import CachedBatches, ShuffledActivations, load_rows
 from sae_lens_isae.training.caching import cache_activations
 from sae_lens_isae.training.checkpoints import Stopped
-from sae_lens_isae.training.runs import train
+from sae_lens_isae.training.runs import train, train_together
+from sae_lens_isae.training.seeds import seeded_sae
 from tests.conftest import D_IN
 from tests.training.test_recovery import (
     HOOK,
@@ -90,6 +91,21 @@ def test_each_seed_is_that_of_a_run_alone_and_resumed(
     cfg.output_path = str(tmp_path / "rest")
     assert_same(from_cache(cfg, cache, 2, in_memory), both)
     assert checkpoints(tmp_path / "half")
+
+
+def test_several_saes_train_side_by_side_each_in_its_own_order(tiny_model, cache, tmp_path):
+    cfg = config(tiny_model, tmp_path / "together", seed=43)
+    saes = {
+        "recipe": seeded_sae(cfg.sae, 43),
+        "stock": seeded_sae(TopKTrainingSAEConfig(d_in=D_IN, d_sae=24, k=2), 5),
+    }
+    order = {"recipe": 43, "stock": 7}
+    train_together(cfg, saes, 0, 50, order, activations=cache.folder)
+    both = weights(Path(cfg.output_path))
+    alone = from_cache(config(tiny_model, tmp_path / "alone", seed=43), cache, 1, True)
+    name = "sae_weights.safetensors:W_dec"
+    assert torch.equal(both[f"recipe/{name}"], alone[name])
+    assert both[f"stock/{name}"].shape == (24, D_IN)
 
 
 def test_every_activation_is_seen_once_a_pass(cache):

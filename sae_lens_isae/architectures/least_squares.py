@@ -1,0 +1,112 @@
+"""SAEs whose encoder chooses the latents while least squares sets their coefficients.
+
+For every architecture NAME that rebuilds its input there is NAME_ls: the same weights and the same
+supports, with the coefficients that rebuild x best (assumption A6 of Theorem 3.6, Nelson et al.
+2026). Codes that cannot be negative stay so: of a coefficient that comes out negative the latent is
+left out, and the others are solved again.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from typing import Any, cast
+
+import torch
+from jaxtyping import Float
+from sae_lens import SAE, SAEConfig
+from sae_lens.saes.abstopk_sae import AbsTopK
+from torch import nn
+from torch.nn.functional import normalize
+from typing_extensions import Self, override
+
+from sae_lens_isae.architectures.isae_me import ISAEMESAE
+from sae_lens_isae.ops.least_squares import least_squares_values
+from sae_lens_isae.ops.sparse import dense_codes
+
+SUFFIX = "_ls"
+
+
+@torch.no_grad()
+def solved_code(
+    sae: SAE[Any], x: Float[torch.Tensor, "*batch d_in"], feature_acts: torch.Tensor
+) -> Float[torch.Tensor, "*batch d_sae"]:
+    """The code with the support of `feature_acts` that rebuilds `x` best.
+
+    Args:
+        x: Activations as `sae.encode` takes them.
+        feature_acts: What its encoder gives for them.
+    """
+    sae_in = sae.run_time_activation_norm_fn_in(sae.reshape_fn_in(x.to(sae.dtype)))
+    acts = dense_codes(feature_acts)
+    flat = acts.flatten(0, -2)
+    norm = sae.W_dec.norm(dim=-1)
+    # the SAE's own coefficients may be those of atoms as they are
+    unit = torch.ones_like(norm) if _rescales(sae) else torch.where(norm > 0, norm, 1.0)
+    width = int((flat != 0).sum(-1).max()) if len(flat) else 0
+    indices = flat.abs().topk(width, dim=-1).indices
+    values = least_squares_values(
+        (sae_in - sae.b_dec).flatten(0, -2),
+        normalize(sae.W_dec, dim=-1),
+        indices,
+        flat.gather(-1, indices) * unit[indices],
+        keep_sign=not isinstance(sae.activation_fn, AbsTopK),
+    )
+    solved = (values / unit[indices]).to(flat.dtype)
+    return torch.zeros_like(flat).scatter_(-1, indices, solved).view_as(acts)
+
+
+def _rescales(sae: SAE[Any]) -> bool:
+    return bool(getattr(sae.cfg, "rescale_acts_by_decoder_norm", False))
+
+
+class LeastSquaresCodes(SAE[Any]):
+    """Solves for the codes of the SAELens class that stands behind it among the bases."""
+
+    @override
+    def encode(self, x: torch.Tensor) -> torch.Tensor:
+        feature_acts = super(LeastSquaresCodes, self._chooser()).encode(x)
+        return self.hook_sae_acts_post(solved_code(self, x, feature_acts))
+
+    def _chooser(self) -> Self:
+        """This SAE without hooks on its codes: they belong to those that leave, so that a latent
+        which a hook switches off stays off."""
+        chooser = copy.copy(self)
+        chooser._modules = {**self._modules, "hook_sae_acts_post": nn.Identity()}
+        return chooser
+
+
+class MultistepLeastSquaresCodes(LeastSquaresCodes, ISAEMESAE):
+    """The same for iSAE-ME, which says itself what it ranks."""
+
+    @override
+    def encode(self, x: torch.Tensor) -> torch.Tensor:
+        return self.encode_with_hidden_pre(x)[0]
+
+    @override
+    def encode_with_hidden_pre(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        feature_acts, hidden_pre = ISAEMESAE.encode_with_hidden_pre(self._chooser(), x)
+        return self.hook_sae_acts_post(solved_code(self, x, feature_acts)), hidden_pre
+
+
+def least_squares_class(
+    name: str, sae_class: type[SAE[Any]], config_class: type[SAEConfig]
+) -> tuple[type[SAE[Any]], type[SAEConfig]]:
+    """The form with solved codes of an inference class and its config.
+
+    Args:
+        name: Of the new architecture.
+    """
+
+    def architecture(cls: type[SAEConfig]) -> str:  # noqa: ARG001
+        return name
+
+    config = dataclasses.make_dataclass(
+        f"{config_class.__name__}LS",
+        [],
+        bases=(config_class,),
+        namespace={"architecture": classmethod(architecture), "__module__": __name__},
+    )
+    solves = MultistepLeastSquaresCodes if sae_class is ISAEMESAE else LeastSquaresCodes
+    solved = type(f"{sae_class.__name__}LS", (solves, sae_class), {"__module__": __name__})
+    return cast("type[SAE[Any]]", solved), cast("type[SAEConfig]", config)

@@ -1,0 +1,114 @@
+"""The coefficients of least error on given supports.
+
+On the support S of a sample the best coefficients solve G_S z = D_S (x - b), with G_S the Gram
+matrix of the atoms in S. Conjugate gradients solve it for the change from the coefficients that are
+there: they need no factorisation, a fixed number of steps suits a recorded CUDA graph, and where
+atoms depend on each other they give a finite answer, the one that changes least.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float, Int
+
+from sae_lens_isae.ops.backends import triton_serves
+from sae_lens_isae.ops.compiling import not_compiled
+
+_MOST_NUMBERS = 1 << 26
+"""Of gathered atoms at a time."""
+_MORE_STEPS = 8
+"""Than there are coefficients, which rounding asks for."""
+_MOST_STEPS = 128
+DEPENDENT = 1e-6
+"""Directions in which the Gram matrix is smaller than this are those of dependent atoms: float32
+cannot tell it from 0 there."""
+SOLVED = 1e-12
+"""A squared residual smaller than this share of the first one is rounding."""
+N_ROUNDS = 4
+"""Solutions that are tried to keep signs."""
+
+
+@not_compiled
+@torch.no_grad()
+def least_squares_values(
+    target: Float[torch.Tensor, "batch d_in"],
+    dictionary: Float[torch.Tensor, "d_sae d_in"],
+    indices: Int[torch.Tensor, "batch k"],
+    values: Float[torch.Tensor, "batch k"],
+    keep_sign: bool,
+) -> Float[torch.Tensor, "batch k"]:
+    """Coefficients that rebuild `target` with least error, beginning with those of an encoder.
+
+    Entries that are 0 stay 0: they are not in the support.
+
+    Args:
+        target: x - b.
+        dictionary: The atoms, with unit norm.
+        values: The encoder's coefficients.
+        keep_sign: No coefficient may have the other sign than `values`. Those that come out with it
+            are set to 0 and the rest is solved again, up to three times.
+    """
+    dtype = torch.promote_types(dictionary.dtype, torch.float32)
+    target, dictionary, values = target.to(dtype), dictionary.to(dtype), values.to(dtype)
+    k = indices.shape[1]
+    size = max(1, _MOST_NUMBERS // max(1, k * max(k, dictionary.shape[1])))
+    parts = zip(target.split(size), indices.split(size), values.split(size), strict=True)
+    solved = [_solve(x, dictionary[chosen], start, keep_sign) for x, chosen, start in parts]
+    return torch.cat(solved) if len(solved) > 1 else solved[0]
+
+
+def _solve(
+    target: Float[torch.Tensor, "batch d_in"],
+    atoms: Float[torch.Tensor, "batch k d_in"],
+    start: Float[torch.Tensor, "batch k"],
+    keep_sign: bool,
+) -> Float[torch.Tensor, "batch k"]:
+    with torch.autocast(target.device.type, enabled=False):
+        gram = atoms @ atoms.mT
+        # of the residual and not of the target: products in TF32 are off by a share of it
+        residual = target - (start[:, None] @ atoms)[:, 0]
+        gradient = (atoms @ residual[..., None])[..., 0]
+    k = start.shape[1]
+    n_steps = min(k + _MORE_STEPS, _MOST_STEPS)
+    if triton_serves(gram, gradient):
+        from sae_lens_isae.ops import solve_kernel
+
+        if solve_kernel.can_solve(k):
+            return solve_kernel.solve(gram, gradient, start, n_steps, keep_sign)
+    active = start != 0
+    change = torch.zeros_like(start)
+    for _ in range(N_ROUNDS if keep_sign else 1):
+        change = torch.where(active, change, -start)
+        missed = gradient - (gram @ change[..., None])[..., 0]
+        change = change + _conjugate_gradients(gram, missed, active, n_steps)
+        if keep_sign:
+            active = active & ((start + change) * start > 0)
+    solution = start + change
+    return torch.where(active, solution, 0.0)
+
+
+def _conjugate_gradients(
+    gram: Float[torch.Tensor, "batch k k"],
+    right: Float[torch.Tensor, "batch k"],
+    active: Bool[torch.Tensor, "batch k"],
+    n_steps: int,
+) -> Float[torch.Tensor, "batch k"]:
+    """The solution of G z = right among the active entries."""
+    solution = torch.zeros_like(right)
+    residual = torch.where(active, right, 0.0)
+    direction = residual
+    squared = residual.square().sum(-1, keepdim=True)
+    least = SOLVED * squared
+    for _ in range(n_steps):
+        image = torch.where(active, (gram @ direction[..., None])[..., 0], 0.0)
+        curvature = (direction * image).sum(-1, keepdim=True)
+        length = direction.square().sum(-1, keepdim=True)
+        goes_on = (squared > least) & (curvature > DEPENDENT * length)
+        step = torch.where(goes_on, squared / curvature, 0.0)
+        solution = solution + step * direction
+        residual = residual - step * image
+        # where it stops, it stops for good
+        new = torch.where(goes_on, residual.square().sum(-1, keepdim=True), 0.0)
+        direction = residual + torch.where(goes_on, new / squared, 0.0) * direction
+        squared = new
+    return solution
