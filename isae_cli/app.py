@@ -15,6 +15,7 @@ from typer.exceptions import Abort, Exit, TyperException
 from isae_cli.audit import audit
 from isae_cli.bench import ListsOfEvals, bench
 from isae_cli.cache import cache
+from isae_cli.consensus import consensus
 from isae_cli.demo import demo
 from isae_cli.pairwise import pairwise
 from isae_cli.progress import lines_instead_of_bars, no_bars
@@ -38,6 +39,7 @@ app.command(
 app.command()(pairwise)
 app.command()(audit)
 app.command()(recode)
+app.command()(consensus)
 app.command(cls=ListsOfEvals)(bench)
 
 

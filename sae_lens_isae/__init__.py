@@ -44,6 +44,7 @@ from sae_lens_isae.identifiability import (
     PairIdentifiability,
     PairwiseReport,
     audit,
+    consensus_sae,
     match_dictionaries,
     pairwise_identifiability,
 )
@@ -106,6 +107,7 @@ __all__ = [
     "__version__",
     "audit",
     "bench",
+    "consensus_sae",
     "load_prompts",
     "match_dictionaries",
     "open_activations",

@@ -21,24 +21,26 @@ from sae_lens_isae.architectures.isae import ISAESAE, ISAETrainingSAE
 from sae_lens_isae.architectures.isae_config import ISAESAEConfig, ISAETrainingSAEConfig
 from sae_lens_isae.errors import InputError
 from sae_lens_isae.ops.compiling import not_compiled
-from sae_lens_isae.ops.multistep import (
-    EncodedCodes,
-    encode_codes,
-    encode_codes_tied,
-    multistep_encode,
-)
+from sae_lens_isae.ops.multistep import EncodedCodes, encode_codes, multistep_encode
+from sae_lens_isae.ops.multistep_tied import encode_codes_tied
 from sae_lens_isae.ops.optimizer import forget_moments
+from sae_lens_isae.ops.selection import select_largest
 
 StepMatrix = Literal["full", "tied"]
 
 _STEP_MATRICES = ("full", "tied")
 
 
-def _check_multistep(encoder_steps: int, step_matrix: str) -> None:
+def _check_multistep(encoder_steps: int, step_matrix: str, candidates: float | None) -> None:
     if encoder_steps < 1 or encoder_steps != int(encoder_steps):
         raise InputError(f"encoder_steps (T) must be an integer >= 1, got {encoder_steps}")
     if step_matrix not in _STEP_MATRICES:
         raise InputError(f"step_matrix must be one of {list(_STEP_MATRICES)}, got {step_matrix!r}")
+    if candidates is not None:
+        if not candidates >= 1:
+            raise InputError(f"candidates is a multiple of k and must be >= 1, got {candidates}")
+        if step_matrix != "tied":
+            raise InputError("candidates needs step_matrix='tied'")
 
 
 @dataclass
@@ -49,10 +51,13 @@ class ISAEMESAEConfig(ISAESAEConfig):
     """T, the number of encoder steps."""
     step_matrix: StepMatrix = "tied"
     """'tied': S = I - W_dec W_enc, no parameters; 'full': a learned S with d_sae^2 entries."""
+    candidates: float | None = None
+    """The steps after the first choose among the `candidates` * k latents that are largest in it;
+    None: among all."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_multistep(self.encoder_steps, self.step_matrix)
+        _check_multistep(self.encoder_steps, self.step_matrix, self.candidates)
 
     @override
     @classmethod
@@ -95,12 +100,16 @@ class ISAEMETrainingSAEConfig(ISAETrainingSAEConfig):
     step_matrix: StepMatrix = "tied"
     """'tied': S = I - W_dec W_enc, which is what S is where it solves the sparse coding problem
     (Gregor & LeCun 2010), no parameters; 'full': the paper's learned S with d_sae^2 entries."""
+    candidates: float | None = None
+    """The steps after the first choose among the `candidates` * k latents that are largest in it:
+    at 1 the linear encoder alone decides on the support, None lets each step choose among all.
+    Needs the tied S."""
     encoder_warm_up_steps: int = 0
     """Training steps with a one-step encoder before S joins in; 0 is the paper's recipe. Helps the
     full S, which starts at zero, find latents on data without clusters."""
 
     def __post_init__(self) -> None:
-        _check_multistep(self.encoder_steps, self.step_matrix)
+        _check_multistep(self.encoder_steps, self.step_matrix, self.candidates)
         if self.encoder_warm_up_steps < 0:
             raise InputError(
                 f"encoder_warm_up_steps must be >= 0, got {self.encoder_warm_up_steps}"
@@ -144,7 +153,9 @@ class ISAEMETrainingSAE(ISAETrainingSAE):
     ) -> EncodedCodes:
         k, n_steps = int(self.cfg.k), self._encoder_steps
         if self.cfg.step_matrix == "tied":
-            return encode_codes_tied(centred, self.W_enc, dictionary, k, self.signed, n_steps)
+            return encode_codes_tied(
+                centred, self.W_enc, dictionary, k, self.signed, n_steps, _n_candidates(self)
+            )
         return encode_codes(centred, self.W_enc, k, self.signed, self.S, n_steps)
 
     @override
@@ -194,8 +205,24 @@ def _encode(sae: _Multistep, x: torch.Tensor, n_steps: int) -> tuple[torch.Tenso
         apply_step_matrix=lambda acts: _times_step_matrix(sae, acts),
         activation_fn=sae.activation_fn,
         n_steps=n_steps,
+        candidates=_candidates(sae, linear_pre),
     )
     return sae.hook_sae_acts_post(feature_acts), hidden_pre
+
+
+def _n_candidates(sae: _Multistep) -> int | None:
+    factor = sae.cfg.candidates
+    return None if factor is None else min(round(factor * sae.cfg.k), sae.cfg.d_sae)
+
+
+def _candidates(sae: _Multistep, linear_pre: torch.Tensor) -> torch.Tensor | None:
+    n = _n_candidates(sae)
+    if n is None:
+        return None
+    flat = linear_pre.flatten(0, -2)
+    indices = select_largest(flat, n, sae.cfg.activation == "abstopk").indices
+    chosen = torch.zeros_like(flat, dtype=torch.bool).scatter_(-1, indices, True)
+    return chosen.view_as(linear_pre)
 
 
 def _times_step_matrix(sae: _Multistep, feature_acts: torch.Tensor) -> torch.Tensor:

@@ -72,7 +72,8 @@ class LeastSquaresCodes(SAE[Any]):
         """This SAE without hooks on its codes: they belong to those that leave, so that a latent
         which a hook switches off stays off."""
         chooser = copy.copy(self)
-        chooser._modules = {**self._modules, "hook_sae_acts_post": nn.Identity()}
+        # found before the module of that name, which the copy shares
+        vars(chooser)["hook_sae_acts_post"] = nn.Identity()
         return chooser
 
 

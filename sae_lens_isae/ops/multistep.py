@@ -2,8 +2,9 @@
 
     u(i) = z(i-1) S + (x - b) W_enc,   z(i) = keep_k(u(i)),   z(0) = 0        (equation 10)
 
-`multistep_encode` is that recursion in plain torch. `encode_codes` and `encode_codes_tied` are its
-forms for training, on codes held as indices and values. Their backward pass touches supports only:
+`multistep_encode` is that recursion in plain torch. `encode_codes`, and `encode_codes_tied` in
+`multistep_tied.py`, are its forms for training, on codes held as indices and values. Their backward
+pass touches supports only:
 keep_k passes a gradient on its k entries alone, so dL/du(i) is k-sparse, dL/dz(i-1) is needed on
 the k entries of z(i-1), and dL/dS has k^2 terms per sample and step.
 """
@@ -17,7 +18,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch.autograd.function import once_differentiable
 
 from sae_lens_isae.ops.backends import choose_form, triton_serves
@@ -25,7 +26,6 @@ from sae_lens_isae.ops.compiling import not_compiled
 from sae_lens_isae.ops.selection import select_largest, select_largest_of_sum
 from sae_lens_isae.ops.sparse import (
     accumulate_rows,
-    dot_rows,
     form_to_accumulate,
     product_dtype,
     stored_for_gathering,
@@ -41,6 +41,7 @@ def multistep_encode(
     apply_step_matrix: Callable[[DenseCodes], DenseCodes],
     activation_fn: Callable[[DenseCodes], DenseCodes],
     n_steps: int,
+    candidates: Bool[torch.Tensor, "... d_sae"] | None = None,
 ) -> tuple[DenseCodes, DenseCodes]:
     """Run the recursion for `n_steps` steps.
 
@@ -49,15 +50,21 @@ def multistep_encode(
         apply_step_matrix: z -> z S in the row-vector convention.
         activation_fn: TopK or AbsTopK.
         n_steps: T >= 1; one step is the linear encoder.
+        candidates: The latents among which the steps after the first may choose; by default all.
 
     Returns:
-        The codes z(T), and what the activation saw in the last step.
+        The codes z(T), and what the activation saw in the last step; where a latent is no
+        candidate, `linear_pre`.
     """
     hidden_pre = linear_pre
     feature_acts = activation_fn(hidden_pre)
     for _ in range(n_steps - 1):
         hidden_pre = apply_step_matrix(feature_acts) + linear_pre
-        feature_acts = activation_fn(hidden_pre)
+        if candidates is None:
+            feature_acts = activation_fn(hidden_pre)
+        else:
+            feature_acts = activation_fn(torch.where(candidates, hidden_pre, 0.0))
+            hidden_pre = torch.where(candidates, hidden_pre, linear_pre)
     return feature_acts, hidden_pre
 
 
@@ -104,13 +111,14 @@ def encode_codes(
     return EncodedCodes(indices, values, linear_pre, hidden_pre)
 
 
-def _keep(values: torch.Tensor, signed: bool) -> torch.Tensor:
+def kept(values: torch.Tensor, signed: bool) -> torch.Tensor:
+    """Selected values as codes: TopK's through its ReLU."""
     # values come back in float32 or more: everything after the encoder adds them up
     values = values.to(torch.promote_types(values.dtype, torch.float32))
     return values if signed else values.relu()
 
 
-def _through_activation(
+def through_activation(
     grad: torch.Tensor | None, values: torch.Tensor, signed: bool
 ) -> torch.Tensor:
     """The gradient of what was selected: TopK's ReLU stops it where it clipped."""
@@ -119,7 +127,8 @@ def _through_activation(
     return grad if signed else grad * (values > 0)
 
 
-def _set_up(ctx: Any, signed: bool, indices: torch.Tensor) -> None:
+def set_up(ctx: Any, signed: bool, indices: torch.Tensor) -> None:
+    """What the backward pass of every encoder needs."""
     ctx.signed = signed
     ctx.mark_non_differentiable(indices)
     ctx.set_materialize_grads(False)
@@ -138,9 +147,9 @@ class _Encode(torch.autograd.Function):
         centred, weight = centred.to(dtype), W_enc.to(dtype)
         linear_pre = centred @ weight
         indices, values = select_largest(linear_pre, k, signed)
-        values = _keep(values, signed)
+        values = kept(values, signed)
         ctx.save_for_backward(centred, weight, indices, values)
-        _set_up(ctx, signed, indices)
+        set_up(ctx, signed, indices)
         return values, indices, linear_pre
 
     @staticmethod
@@ -148,7 +157,7 @@ class _Encode(torch.autograd.Function):
     def backward(ctx: Any, *grads: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
         values_grad, _, linear_grad = grads
         centred, weight, indices, values = ctx.saved_tensors
-        sparse = _through_activation(values_grad, values, ctx.signed)
+        sparse = through_activation(values_grad, values, ctx.signed)
         needed = ctx.needs_input_grad[:2]
         linear = _linear_grads(centred, weight, indices, sparse, linear_grad, needed)
         return (*linear, None, None, None)
@@ -199,15 +208,15 @@ class _EncodeWithStepMatrix(torch.autograd.Function):
         linear_pre = centred @ weight
         step_matrix = stored_for_gathering(S.to(dtype), k)
         indices, values = select_largest(linear_pre, k, signed)
-        steps = [(indices, _keep(values, signed))]
+        steps = [(indices, kept(values, signed))]
         hidden_pre = linear_pre
         for _ in range(n_steps - 1):
             fed_back = sum_rows(step_matrix, *steps[-1]).to(dtype)
             (indices, values), hidden_pre = select_largest_of_sum(fed_back, linear_pre, k, signed)
-            steps.append((indices, _keep(values, signed)))
+            steps.append((indices, kept(values, signed)))
         ctx.save_for_backward(centred, weight, step_matrix, *(t for step in steps for t in step))
         indices, values = steps[-1]
-        _set_up(ctx, signed, indices)
+        set_up(ctx, signed, indices)
         return values, indices, linear_pre, hidden_pre
 
     @staticmethod
@@ -219,7 +228,7 @@ class _EncodeWithStepMatrix(torch.autograd.Function):
         d_sae = weight.shape[1]
         dtype = torch.promote_types(step_matrix.dtype, torch.float32)
         step_grad = torch.zeros(d_sae, d_sae, dtype=dtype, device=weight.device)
-        sparse = _through_activation(values_grad, steps[-1][1], ctx.signed)
+        sparse = through_activation(values_grad, steps[-1][1], ctx.signed)
         touched, dense = [], hidden_grad
         for before, after in zip(steps[-2::-1], steps[:0:-1], strict=True):
             codes_grad = _through_step_matrix(
@@ -227,7 +236,7 @@ class _EncodeWithStepMatrix(torch.autograd.Function):
             )
             dense = None
             touched.append((after[0], sparse))
-            sparse = _through_activation(codes_grad, before[1], ctx.signed)
+            sparse = through_activation(codes_grad, before[1], ctx.signed)
         touched.append((steps[0][0], sparse))
         all_indices = torch.cat([indices for indices, _ in touched], dim=-1)
         all_sparse = torch.cat([grad for _, grad in touched], dim=-1)
@@ -274,99 +283,3 @@ def _through_step_matrix(
     step_grad.view(-1).index_add_(0, flat, terms.flatten().to(step_grad.dtype))
     block = step_matrix.reshape(-1)[flat].view(terms.shape).to(sparse.dtype)
     return (block * sparse[:, None, :]).sum(-1)
-
-
-@not_compiled
-def encode_codes_tied(
-    centred: Float[torch.Tensor, "batch d_in"],
-    W_enc: Float[torch.Tensor, "d_in d_sae"],
-    dictionary: Float[torch.Tensor, "d_sae d_in"],
-    k: int,
-    signed: bool,
-    n_steps: int,
-) -> EncodedCodes:
-    """T steps with S = I - D W_enc, in the form u = z + (x - b - z D) W_enc. Honours autocast.
-
-    Args:
-        centred: x - b.
-        dictionary: D, the atoms with unit norm.
-    """
-    if n_steps == 1:
-        return encode_codes(centred, W_enc, k, signed)
-    dtype = product_dtype(W_enc)
-    values, indices, linear_pre, hidden_pre = _EncodeTied.apply(
-        centred, W_enc, dictionary, k, signed, n_steps, dtype
-    )
-    return EncodedCodes(indices, values, linear_pre, hidden_pre)
-
-
-class _EncodeTied(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        centred: torch.Tensor,
-        W_enc: torch.Tensor,
-        dictionary: torch.Tensor,
-        k: int,
-        signed: bool,
-        n_steps: int,
-        dtype: torch.dtype,
-    ) -> tuple[torch.Tensor, ...]:
-        weight, atoms = W_enc.to(dtype), stored_for_gathering(dictionary.to(dtype), k)
-        residual = centred.to(dtype)
-        linear_pre = hidden_pre = residual @ weight
-        indices, values = select_largest(linear_pre, k, signed)
-        steps = [(residual, indices, _keep(values, signed))]
-        for _ in range(n_steps - 1):
-            _, indices, values = steps[-1]
-            residual = (centred - sum_rows(atoms, indices, values)).to(dtype)
-            hidden_pre = residual @ weight
-            hidden_pre.scatter_add_(-1, indices, values.to(dtype))
-            indices, values = select_largest(hidden_pre, k, signed)
-            steps.append((residual, indices, _keep(values, signed)))
-        ctx.save_for_backward(weight, atoms, *(t for step in steps for t in step))
-        _, indices, values = steps[-1]
-        _set_up(ctx, signed, indices)
-        return values, indices, linear_pre, hidden_pre
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
-        values_grad, _, linear_grad, hidden_grad = grads
-        weight, atoms, *flat = ctx.saved_tensors
-        steps = list(zip(flat[::3], flat[1::3], flat[2::3], strict=True))
-        d_sae = len(atoms)
-        rows = weight.T.contiguous()
-        gathered = stored_for_gathering(rows, steps[0][1].shape[1])
-        sparse = _through_activation(values_grad, steps[-1][2], ctx.signed)
-        centred_grad = torch.zeros_like(steps[0][0], dtype=sparse.dtype)
-        sparse_grads, residual_grads, dense = [sparse], [], hidden_grad
-        for (_, old, old_values), (_, new, _) in zip(steps[-2::-1], steps[:0:-1], strict=True):
-            residual_grad = sum_rows(gathered, new, sparse)
-            same = (old[:, :, None] == new[:, None, :]).to(sparse.dtype)
-            codes_grad = torch.bmm(same, sparse[:, :, None])[..., 0]
-            if dense is not None:
-                residual_grad = residual_grad + dense @ rows
-                codes_grad = codes_grad + dense.gather(-1, old)
-                dense = None
-            codes_grad = codes_grad - dot_rows(residual_grad.to(weight.dtype), atoms, old)
-            centred_grad += residual_grad
-            residual_grads.append(residual_grad)
-            sparse = _through_activation(codes_grad, old_values, ctx.signed)
-            sparse_grads.append(sparse)
-        centred_grad += sum_rows(gathered, steps[0][1], sparse)
-        residuals, indices, values = (torch.cat(each) for each in zip(*steps, strict=True))
-        weight_grad = accumulate_rows(indices, torch.cat(sparse_grads[::-1]), residuals, d_sae).T
-        n_fed_back = len(indices) - len(steps[0][1])
-        dictionary_grad = accumulate_rows(
-            indices[:n_fed_back],
-            -values[:n_fed_back],
-            torch.cat(residual_grads[::-1]).to(weight.dtype),
-            d_sae,
-        )
-        for dense, residual in ((linear_grad, steps[0][0]), (hidden_grad, steps[-1][0])):
-            if dense is not None:
-                weight_grad = weight_grad + residual.T @ dense
-        if linear_grad is not None:
-            centred_grad += linear_grad @ rows
-        return centred_grad, weight_grad, dictionary_grad, None, None, None, None

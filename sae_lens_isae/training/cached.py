@@ -11,7 +11,8 @@ import torch
 from jaxtyping import Float
 
 from sae_lens_isae.errors import InputError
-from sae_lens_isae.inputs.activation_cache import ActivationCache
+from sae_lens_isae.inputs.activation_cache import CACHE_FILENAME, ActivationCache
+from sae_lens_isae.inputs.activations import open_activations
 from sae_lens_isae.progress import progress_bar
 from sae_lens_isae.training.activation_stream import load_state, save_state
 from sae_lens_isae.training.llm_batches import Position, sent
@@ -21,6 +22,7 @@ _SHARE_OF_GPU = 0.6
 """Of its free memory: the rest is for SAEs, optimizers and steps."""
 _MOST_ON_CPU = 4 << 30
 _FILES_AHEAD = 2
+_ROWS_AT_ONCE = 65_536
 
 
 def fits_in_memory(n_bytes: int, device: torch.device) -> bool:
@@ -136,6 +138,19 @@ def load_rows(
         rows[place : place + len(found)].copy_(found)
         place += len(found)
     return rows
+
+
+def all_rows(name: str, device: torch.device) -> Float[torch.Tensor, "activations d_in"]:
+    """Activations to train on, by the name that a user types, in memory.
+
+    Args:
+        name: A folder of `isae cache`, without what it holds out, or what `open_activations` takes.
+    """
+    if (Path(name) / CACHE_FILENAME).is_file():
+        cache = ActivationCache.read(Path(name))
+        cache.check_finished()
+        return load_rows(cache, [file.name for file in cache.files], device)
+    return torch.cat(list(open_activations(name).batches(_ROWS_AT_ONCE))).to(device)
 
 
 class CachedBatches(Iterator[Float[torch.Tensor, "tokens d_in"]]):

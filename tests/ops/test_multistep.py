@@ -8,7 +8,8 @@ from sae_lens.saes.abstopk_sae import AbsTopK
 from sae_lens.saes.topk_sae import TopK
 
 from sae_lens_isae.ops import use_backend
-from sae_lens_isae.ops.multistep import encode_codes, encode_codes_tied, multistep_encode
+from sae_lens_isae.ops.multistep import encode_codes, multistep_encode
+from sae_lens_isae.ops.multistep_tied import encode_codes_tied
 from sae_lens_isae.ops.sparse import to_dense
 from tests.ops.conftest import BACKENDS_AND_DEVICES
 
@@ -30,18 +31,22 @@ def test_orthonormal_dictionary_is_a_fixed_point():
     assert torch.equal(once, often)
 
 
-def plain(centred, W_enc, S, D, k, signed, n_steps):
+def plain(centred, W_enc, S, D, k, signed, n_steps, n_candidates=None):
     """The definition, on dense tensors, differentiated by autograd."""
     activation = AbsTopK(k) if signed else TopK(k)
     step = (lambda z: z @ S) if D is None else (lambda z: z - (z @ D) @ W_enc)
     linear_pre = centred @ W_enc
-    codes, pre = multistep_encode(linear_pre, step, activation, n_steps)
+    candidates = None
+    if n_candidates is not None:
+        ranked = linear_pre.abs() if signed else linear_pre
+        candidates = ranked >= ranked.topk(n_candidates, dim=-1).values[:, -1:]
+    codes, pre = multistep_encode(linear_pre, step, activation, n_steps, candidates)
     return codes, linear_pre, pre
 
 
-def encode(centred, W_enc, S, D, k, signed, n_steps):
+def encode(centred, W_enc, S, D, k, signed, n_steps, n_candidates=None):
     if D is not None:
-        return encode_codes_tied(centred, W_enc, D, k, signed, n_steps)
+        return encode_codes_tied(centred, W_enc, D, k, signed, n_steps, n_candidates)
     return encode_codes(centred, W_enc, k, signed, S, n_steps)
 
 
@@ -59,26 +64,31 @@ def problem(d_sae=40, d_in=16, batch=6, dtype=torch.float64, device="cpu", seed=
 
 
 @pytest.mark.parametrize(("backend", "device"), BACKENDS_AND_DEVICES)
-@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize(
+    ("tied", "n_candidates"), [(False, None), (True, None), (True, 3), (True, 7), (True, 40)]
+)
 @pytest.mark.parametrize("signed", [True, False])
 @pytest.mark.parametrize(("k", "n_steps"), [(3, 1), (3, 2), (3, 5), (1, 4), (40, 3)])
-def test_codes_and_gradients_are_those_of_the_definition(k, n_steps, signed, tied, backend, device):
+def test_codes_and_gradients_are_those_of_the_definition(
+    k, n_steps, signed, tied, n_candidates, backend, device
+):
     """Also for losses that read the pre-activations, whose gradient is dense."""
     centred, W_enc, S, D = problem(dtype=torch.float32, device=device)
     D = D if tied else None
+    n_candidates = None if n_candidates is None else max(k, n_candidates)
     exact = [None if t is None else t.detach().double().requires_grad_() for t in (S, D)]
     wide = [t.detach().double().requires_grad_() for t in (centred, W_enc)]
     weights = torch.randn(3, 6, 40, device=device)
     leaves = [t for t in (centred, W_enc, D if tied else S) if t is not None]
     exact_leaves = [t for t in (*wide, exact[1] if tied else exact[0]) if t is not None]
     for parts in ((1, 0, 0), (1, 0.3, 0.2), (0, 1, 0), (0, 0, 1)):
-        codes, *pres = plain(*wide, *exact, k, signed, n_steps)
+        codes, *pres = plain(*wide, *exact, k, signed, n_steps, n_candidates)
         loss = sum(
             p * (w * t).sum() for p, w, t in zip(parts, weights, (codes, *pres), strict=True)
         )
         expected = torch.autograd.grad(loss, exact_leaves, allow_unused=True)
         with use_backend(backend):
-            found = encode(centred, W_enc, S, D, k, signed, n_steps)
+            found = encode(centred, W_enc, S, D, k, signed, n_steps, n_candidates)
             dense = to_dense(found.indices, found.values, 40)
             outputs = (dense, found.linear_pre, found.hidden_pre)
             loss = sum(p * (w * t).sum() for p, w, t in zip(parts, weights, outputs, strict=True))
