@@ -14,9 +14,13 @@ from sae_lens_isae.demo import run_demo, run_real_demo
 real = "--real" in sys.argv[1:]
 with tempfile.TemporaryDirectory() as folder:
     start = time.perf_counter()
-    rows = (run_real_demo if real else run_demo)(Path(folder)).rows
+    report = (run_real_demo if real else run_demo)(Path(folder))
     seconds = round(time.perf_counter() - start)
 write_result(
     "demo_real" if real else "demo",
-    {"seconds": seconds, "rows": [row.to_dict() for row in rows]},
+    {
+        "seconds": seconds,
+        "settings": report.settings,
+        "rows": [row.to_dict() for row in report.rows],
+    },
 )

@@ -17,7 +17,7 @@ from provenance import RESULTS
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 PICTURE = ROOT / "docs" / "picture.png"
-TITLES = {"demo": "synthetic data, 4,000 steps", "demo_real": "SmolLM2-135M, 585 steps"}
+TITLES = {"demo": "synthetic data, 4,000 steps", "demo_real": "SmolLM2-135M, 1,500 steps"}
 COLUMNS = {"mse": ".3f", "sae_iou": ".3f", "oracle_iou": ".3f", "dcs": ".3f"}
 
 
@@ -28,18 +28,29 @@ def load_rows(name: str) -> list[dict[str, Any]]:
 
 def table_lines() -> list[str]:
     """A line per variant: synthetic data, then the real model."""
+    synthetic, real = ({row["variant"]: row for row in load_rows(name)} for name in TITLES)
     lines: list[str] = []
-    for synthetic, real in zip(load_rows("demo"), load_rows("demo_real"), strict=True):
+    for variant in real:
         left, right = (
-            " | ".join(format(row[column], form) for column, form in COLUMNS.items())
-            for row in (synthetic, real)
+            " | ".join(
+                format(rows[variant][column], form) if variant in rows else ""
+                for column, form in COLUMNS.items()
+            )
+            for rows in (synthetic, real)
         )
-        lines.append(f"| {synthetic['variant']} | {left} | | {right} |")
+        lines.append(f"| {variant} | {left} | | {right} |")
     return lines
 
 
+def chance() -> str:
+    """DCS by chance on the real model, as the README says it."""
+    found = json.loads((RESULTS / "demo_real.json").read_text(encoding="utf-8"))
+    return f"DCS by chance {found['settings']['dcs_by_chance']:.3f}"
+
+
 def with_table(text: str) -> str:
-    """The README with the lines of its table as they are now."""
+    """The README with its figures as they are now."""
+    text = re.sub(r"DCS by chance [^.]+\.?\d*", chance(), text, count=1)
     header = r"(\| \| \*synthetic\*[^\n]*\n)"
     return re.sub(
         header + r"(?:\|[^\n]*\n|@TABLE@\n)*", r"\1" + "\n".join(table_lines()) + "\n", text

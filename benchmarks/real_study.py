@@ -17,20 +17,23 @@ from pathlib import Path
 from statistics import mean
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 import torch
 import torch.multiprocessing as mp
-from sae_lens import SAE, SAETrainer, TrainingSAEConfig
+from sae_lens import SAE, AbsTopKSAE, AbsTopKSAEConfig, SAETrainer, TrainingSAEConfig
 from sae_lens.config import SAETrainerConfig
 
 from sae_lens_isae import (
     ISAELSTrainingSAEConfig,
     ISAEMETrainingSAEConfig,
     ISAETrainingSAEConfig,
+    LinearSAE,
     PairwiseReport,
     pairwise_identifiability,
     refit,
 )
+from sae_lens_isae.identifiability.code_agreement import CodeComparison
 from sae_lens_isae.inputs.activation_cache import HELD_OUT_FILENAME, ActivationCache
 from sae_lens_isae.inputs.saes import load_sae
 from sae_lens_isae.training.cached import ShuffledActivations, load_rows
@@ -38,7 +41,11 @@ from sae_lens_isae.training.seeds import Vary, seeded_sae, seeds_of_runs
 
 BATCH = 2048
 N_ORACLE = 1024
-Variant = Literal["TopK", "AbsTopK", "iSAE", "iSAE-ME", "iSAE-LS"]
+Variant = Literal[
+    "TopK", "AbsTopK", "iSAE", "iSAE-ME", "iSAE-LS", "isotropic", "covariance", "tokens"
+]
+"""The last three are not trained: random directions, random directions with the covariance of the
+activations, and centred activations themselves as atoms, of AbsTopK SAEs with tied weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +99,10 @@ def train_seed(cell: Cell, number: int, rows: torch.Tensor, out: Path) -> None:
     """Train one SAE through SAELens' trainer, in TF32, and keep it."""
     torch.set_float32_matmul_precision("high")
     device = str(rows.device)
+    if cell.variant not in _VARIANTS:
+        untrained(cell, number, rows).save_model(out)
+        (out / "seconds.json").write_text("0")
+        return
     seeds = list(seeds_of_runs(0, cell.n_seeds, cell.vary).values())[number]
     sae = seeded_sae(replace(cell.sae_config(rows.shape[1]), device=device), seeds.init)
     data = ShuffledActivations(rows, {"": seeds.data}, cell.batch, {})
@@ -102,16 +113,58 @@ def train_seed(cell: Cell, number: int, rows: torch.Tensor, out: Path) -> None:
     (out / "seconds.json").write_text(json.dumps(seconds))
 
 
+def untrained(cell: Cell, seed: int, rows: torch.Tensor) -> SAE[Any]:
+    """What the numbers of a table are by chance."""
+    d_in = rows.shape[1]
+    generator = torch.Generator().manual_seed(seed)
+    some = rows[torch.randint(len(rows), (8 * cell.d_sae,), generator=generator)].float().cpu()
+    mean = some.mean(0)
+    if cell.variant == "isotropic":
+        atoms = torch.randn(cell.d_sae, d_in, generator=generator)
+    elif cell.variant == "covariance":
+        # sums of activations with Gaussian weights
+        atoms = torch.randn(cell.d_sae, len(some), generator=generator) @ (some - mean)
+    else:
+        atoms = some[: cell.d_sae] - mean
+    sae = AbsTopKSAE(AbsTopKSAEConfig(d_in=d_in, d_sae=cell.d_sae, k=cell.k))
+    sae.W_dec.data = torch.nn.functional.normalize(atoms, dim=-1)
+    sae.W_enc.data = sae.W_dec.data.T.contiguous()
+    sae.b_dec.data = mean
+    return sae
+
+
 def compare(saes: Mapping[str, SAE[Any]], held_out: torch.Tensor) -> dict[str, Any]:
     """The columns of Table 2, and what they become after least squares on the same supports."""
     torch.set_float32_matmul_precision("highest")
     report = pairwise_identifiability(saes, held_out, n_oracle_samples=N_ORACLE, progress=False)
     row = columns(report)
     if not next(iter(saes.values())).cfg.architecture().endswith("_ls"):
-        solved = {name: refit(sae) for name, sae in saes.items()}
-        again = pairwise_identifiability(solved, held_out, n_oracle_samples=0, progress=False)
-        row["refit"] = {name: columns(again)[name] for name in ("mse", "sae_iou", "sae_l2")}
+        row["refit"] = after_refit(saes, report, held_out)
     return row
+
+
+@torch.no_grad()
+def after_refit(
+    saes: Mapping[str, SAE[Any]], report: PairwiseReport, held_out: torch.Tensor
+) -> dict[str, float]:
+    """Error and agreement with coefficients by least squares; the dictionaries stay matched."""
+    linear = {name: LinearSAE(refit(sae)) for name, sae in saes.items()}
+    comparisons = {(pair.a, pair.b): CodeComparison(pair.match) for pair in report.pairs}
+    errors: list[float] = []
+    for x in held_out.split(1024):
+        codes = {name: sae.encode(x) for name, sae in linear.items()}
+        for (a, b), comparison in comparisons.items():
+            comparison.add(codes[a].codes, codes[b].codes)
+        for name, code in codes.items():
+            rest = x.to(code.codes.device) - linear[name].decode(code.codes, code.offset)
+            scale = x.to(rest).square().sum(-1)
+            errors += (rest.square().sum(-1) / scale).tolist()
+    found = [comparison.agreement(np.random.default_rng(0)) for comparison in comparisons.values()]
+    return {
+        "mse": mean(errors),
+        "sae_iou": mean(each.iou.value for each in found if each),
+        "sae_l2": mean(each.l2.value for each in found if each),
+    }
 
 
 def columns(report: PairwiseReport) -> dict[str, Any]:
@@ -164,6 +217,20 @@ def measure(
     for cell in cells:
         for number in range(cell.n_seeds):
             tasks.put((cell, number))
+    try:
+        _collect(open_seeds, comparisons, done, keep)
+    finally:
+        for worker in workers:
+            worker.kill()
+
+
+def _collect(
+    open_seeds: dict[str, set[int]],
+    comparisons: Any,
+    done: Any,
+    keep: Callable[[dict[str, Any]], None],
+) -> None:
+    """Let seeds be compared once a cell has all of them, and keep the rows."""
     while open_seeds:
         what, cell, result = done.get()
         if what == "failed":
@@ -176,8 +243,6 @@ def measure(
             open_seeds[cell.name].discard(result)
             if not open_seeds[cell.name]:
                 comparisons.put(cell)
-    for worker in workers:
-        worker.kill()
 
 
 def _work(

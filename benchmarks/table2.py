@@ -64,7 +64,33 @@ def least_squares() -> Iterator[Cell]:
         yield replace(base, name=f"iSAE-LS, {change}", sae=settings)
 
 
-STUDIES = {"grid": grid, "least_squares": least_squares}
+def frontier() -> Iterator[Cell]:
+    """How freely the later steps of iSAE-ME choose the support."""
+    base = Cell(name="", variant="iSAE-ME", lr=2e-3)
+    for n_steps in (5, 2, 3):
+        for candidates in (1, 1.5, 2, 4, 8, None):
+            if (n_steps, candidates) == (5, None):
+                continue  # in the grid
+            m = "all" if candidates is None else f"{candidates:g}"
+            settings = {"encoder_steps": n_steps, "candidates": candidates}
+            yield replace(base, name=f"iSAE-ME, T = {n_steps}, m = {m}", sae=settings)
+    half = int(base.n_tokens / base.batch) // 2
+    yield replace(base, name="iSAE-ME, one step first", sae={"encoder_warm_up_steps": half})
+    yield replace(base, name="iSAE-ME, aRIP 0.01", sae={"arip_weight": 0.01})
+
+
+def chance() -> Iterator[Cell]:
+    """Dictionaries that no training has seen."""
+    for variant in ("isotropic", "covariance", "tokens"):
+        yield Cell(name=f"by chance, {variant}", variant=variant, lr=0.0)
+
+
+STUDIES = {
+    "chance": chance,
+    "grid": grid,
+    "least_squares": least_squares,
+    "frontier": frontier,
+}
 
 
 def cached(args: argparse.Namespace) -> ActivationCache:

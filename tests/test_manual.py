@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 import typer
-from readme import RESULTS, table_lines
+from readme import RESULTS, chance, table_lines
 from sae_lens import TopKTrainingSAE, TopKTrainingSAEConfig
 
 import sae_lens_isae
@@ -36,6 +36,7 @@ def test_it_is_short():
 def test_its_figures_are_those_of_the_result_files():
     for line in table_lines():
         assert line in README
+    assert chance() in README
 
 
 def test_its_speed_is_that_of_the_result_file():

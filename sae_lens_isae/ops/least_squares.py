@@ -8,14 +8,17 @@ atoms depend on each other they give a finite answer, the one that changes least
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from jaxtyping import Bool, Float, Int
 
 from sae_lens_isae.ops.backends import triton_serves
 from sae_lens_isae.ops.compiling import not_compiled
+from sae_lens_isae.ops.sparse import dot_rows, sum_rows
 
 _MOST_NUMBERS = 1 << 26
-"""Of gathered atoms at a time."""
+"""Of atoms or Gram matrices at a time."""
 _MORE_STEPS = 8
 """Than there are coefficients, which rounding asks for."""
 _MOST_STEPS = 128
@@ -50,24 +53,42 @@ def least_squares_values(
     """
     dtype = torch.promote_types(dictionary.dtype, torch.float32)
     target, dictionary, values = target.to(dtype), dictionary.to(dtype), values.to(dtype)
-    k = indices.shape[1]
-    size = max(1, _MOST_NUMBERS // max(1, k * max(k, dictionary.shape[1])))
-    parts = zip(target.split(size), indices.split(size), values.split(size), strict=True)
-    solved = [_solve(x, dictionary[chosen], start, keep_sign) for x, chosen, start in parts]
+    with torch.autocast(target.device.type, enabled=False):
+        # of the residual and not of the target: products in TF32 are off by a share of it
+        residual = target - sum_rows(dictionary, indices, values)
+        gradient = dot_rows(residual, dictionary, indices)
+        solved = [
+            _solve(gram, gradient[rows], values[rows], keep_sign)
+            for rows, gram in _gram_matrices(dictionary, indices)
+        ]
     return torch.cat(solved) if len(solved) > 1 else solved[0]
 
 
+def _gram_matrices(
+    dictionary: Float[torch.Tensor, "d_sae d_in"], indices: Int[torch.Tensor, "batch k"]
+) -> Iterator[tuple[slice, Float[torch.Tensor, "samples k k"]]]:
+    """The Gram matrix of every support, for some samples at a time."""
+    d_sae, d_in = dictionary.shape
+    n, k = indices.shape
+    # the cheaper of all inner products once, and the atoms of every sample
+    whole = dictionary @ dictionary.T if d_sae * d_sae <= n * k * d_in else None
+    size = max(1, _MOST_NUMBERS // max(1, k * (k if whole is not None else max(k, d_in))))
+    for start in range(0, max(n, 1), size):
+        rows = slice(start, start + size)
+        some = indices[rows]
+        if whole is not None:
+            yield rows, whole[some[:, :, None], some[:, None, :]]
+        else:
+            atoms = dictionary[some]
+            yield rows, atoms @ atoms.mT
+
+
 def _solve(
-    target: Float[torch.Tensor, "batch d_in"],
-    atoms: Float[torch.Tensor, "batch k d_in"],
+    gram: Float[torch.Tensor, "batch k k"],
+    gradient: Float[torch.Tensor, "batch k"],
     start: Float[torch.Tensor, "batch k"],
     keep_sign: bool,
 ) -> Float[torch.Tensor, "batch k"]:
-    with torch.autocast(target.device.type, enabled=False):
-        gram = atoms @ atoms.mT
-        # of the residual and not of the target: products in TF32 are off by a share of it
-        residual = target - (start[:, None] @ atoms)[:, 0]
-        gradient = (atoms @ residual[..., None])[..., 0]
     k = start.shape[1]
     n_steps = min(k + _MORE_STEPS, _MOST_STEPS)
     if triton_serves(gram, gradient):
@@ -104,6 +125,8 @@ def _conjugate_gradients(
         curvature = (direction * image).sum(-1, keepdim=True)
         length = direction.square().sum(-1, keepdim=True)
         goes_on = (squared > least) & (curvature > DEPENDENT * length)
+        if right.device.type == "cpu" and not goes_on.any():
+            break
         step = torch.where(goes_on, squared / curvature, 0.0)
         solution = solution + step * direction
         residual = residual - step * image

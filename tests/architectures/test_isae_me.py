@@ -4,10 +4,23 @@ from __future__ import annotations
 
 import pytest
 import torch
+from sae_lens import SAE
+from torch.nn.functional import normalize
 
 from sae_lens_isae import ISAEMESAE, ISAEMESAEConfig
+from sae_lens_isae.errors import InputError
+from sae_lens_isae.ops.sparse import to_dense
 from tests.architectures.test_recipe import step_input
-from tests.conftest import D_IN, D_SAE, Activations, K, isae_config, make_sae, make_trainer
+from tests.conftest import (
+    D_IN,
+    D_SAE,
+    Activations,
+    K,
+    isae_config,
+    make_sae,
+    make_trainer,
+    train_sae,
+)
 
 
 def abstopk(u: torch.Tensor, k: int) -> torch.Tensor:
@@ -112,3 +125,40 @@ def test_pre_activation_hook_sees_the_linear_pre_activation():
     _, cache = sae.run_with_cache(x)
     torch.testing.assert_close(cache["hook_sae_acts_pre"], x @ sae.W_enc)
     torch.testing.assert_close(cache["hook_sae_acts_post"], sae.encode(x))
+
+
+@pytest.mark.parametrize("activation", ["abstopk", "topk"])
+@pytest.mark.parametrize("candidates", [1, 1.5, 4, 100])
+def test_later_steps_choose_among_the_candidates_of_the_first(candidates, activation, tmp_path):
+    double = {"activation": activation, "dtype": "float64"}
+    sae = train_sae(isae_config("iSAE-ME", candidates=candidates, **double), n_steps=20)
+    sae.fold_W_dec_norm()
+    x = next(Activations(0.5, start=99)).double()
+    linear = (x - sae.b_dec) @ sae.W_enc
+    ranked = linear.abs() if activation == "abstopk" else linear
+    n = min(round(candidates * K), D_SAE)
+    allowed = torch.zeros_like(linear).scatter(-1, ranked.topk(n, dim=-1).indices, 1.0) > 0
+    codes = sae.encode(x)
+    assert not codes[~allowed].any()
+    of_training = sae.encode_codes(x - sae.b_dec, normalize(sae.W_dec, dim=-1))
+    dense = to_dense(of_training.indices, of_training.values, D_SAE)
+    torch.testing.assert_close(dense, codes)
+    sae.save_inference_model(tmp_path)
+    torch.testing.assert_close(SAE.load_from_disk(tmp_path).encode(x), codes)
+    free = make_sae(isae_config("iSAE-ME", **double)).eval()
+    free.load_state_dict(sae.state_dict())
+    equal = torch.allclose(free.encode(x), codes)
+    assert equal == (candidates == 100)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"candidates": 0.5}, "candidates"),
+        ({"candidates": float("nan")}, "candidates"),
+        ({"candidates": 2, "step_matrix": "full"}, "step_matrix='tied'"),
+    ],
+)
+def test_candidates_out_of_range(settings, message):
+    with pytest.raises(InputError, match=message):
+        isae_config("iSAE-ME", **settings)

@@ -99,9 +99,13 @@ def test_more_coefficients_than_dimensions_rebuild_exactly():
     assert squared_error(x, atoms, indices, found).max() < 1e-6
 
 
-def test_many_samples_are_solved_in_parts(monkeypatch):
-    x, atoms, indices, values = problem()
+@pytest.mark.parametrize("n", [N, 3])
+def test_many_samples_are_solved_in_parts(n, monkeypatch):
+    """With all inner products, and for few samples with those of their atoms."""
+    x, atoms, indices, values = (t[:n] if len(t) == N else t for t in problem())
     whole = least_squares_values(x, atoms, indices, values, keep_sign=False)
-    monkeypatch.setattr("sae_lens_isae.ops.least_squares._MOST_NUMBERS", 5 * K * D_IN)
+    monkeypatch.setattr("sae_lens_isae.ops.least_squares._MOST_NUMBERS", 2 * K * D_IN)
     parts = least_squares_values(x, atoms, indices, values, keep_sign=False)
     torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-5)
+    none = least_squares_values(x[:0], atoms, indices[:0], values[:0], keep_sign=False)
+    assert none.shape == (0, K)
