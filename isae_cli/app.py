@@ -38,8 +38,8 @@ app.command(
 )(train)
 app.command()(pairwise)
 app.command()(audit)
-app.command()(recode)
 app.command()(consensus)
+app.command()(recode)
 app.command(cls=ListsOfEvals)(bench)
 
 

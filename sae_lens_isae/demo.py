@@ -142,7 +142,7 @@ def _run_synthetic(out: Path, n_seeds: int, s: SyntheticDemo) -> DemoReport:
 
 
 def run_real_demo(out: Path, n_seeds: int = 2, settings: RealDemo | None = None) -> DemoReport:
-    """The same, and iSAE-LS, on cached activations of SmolLM2-135M.
+    """The same, and iSAE-LS beside it, on cached activations of SmolLM2-135M.
 
     Raises:
         MissingInputError: Model or text are not installed; the message says how to get them.
@@ -151,6 +151,39 @@ def run_real_demo(out: Path, n_seeds: int = 2, settings: RealDemo | None = None)
     _check_seeds(n_seeds)
     s = settings or RealDemo()
     schedule = LanguageModelSchedule(s.n_steps)
+    with output_folder(out):
+        trained, activations = _train_real(out, n_seeds, s, schedule)
+        save_file({"activations": activations.contiguous()}, out / ACTIVATIONS_FILENAME)
+        chance = _chance(activations, s.d_sae)
+        ce = {
+            variant: mean(t.metrics["ce_loss_score"] for t in of_variant)
+            for variant, of_variant in trained.items()
+        }
+        report = _report(
+            "isae demo: SmolLM2-135M, layer 9",
+            [
+                *_real_setting(s, schedule),
+                f"{n_seeds} seeds per variant (initial weights and data order), "
+                f"{len(activations)} held-out tokens.",
+                f"By chance: two dictionaries of random directions with the activations' "
+                f"covariance have DCS {chance:.3f}.",
+                "CE-loss score by SAELens' run_evals, mean of the seeds: "
+                + ", ".join(f"{variant} {score:.3f}" for variant, score in ce.items())
+                + ".",
+                f"{s.n_steps} steps are few: more of them make seeds agree better.",
+            ],
+            {variant: [t.sae for t in of_variant] for variant, of_variant in trained.items()},
+            activations,
+            {**asdict(s), "dcs_by_chance": chance, "ce_loss_score": ce},
+        )
+        report.save(out)
+    return report
+
+
+def _train_real(
+    out: Path, n_seeds: int, s: RealDemo, schedule: LanguageModelSchedule
+) -> tuple[dict[str, list[TrainedSAE]], torch.Tensor]:
+    """The SAEs of every variant, and held-out activations."""
     shared: dict[str, Any] = {"d_in": 576, "d_sae": s.d_sae, "k": s.k}
     shared |= schedule.sae_settings()
     variants = {**paper_variants(**shared), "iSAE-LS": ISAELSTrainingSAEConfig(**shared)}
@@ -169,7 +202,6 @@ def run_real_demo(out: Path, n_seeds: int = 2, settings: RealDemo | None = None)
         autocast_lm=True,
         exclude_special_tokens=True,
         checkpoint_path=None,
-        output_path=str(out),
         seed=0,
         logger=LoggingConfig(log_to_wandb=False),
     )
@@ -188,40 +220,21 @@ def run_real_demo(out: Path, n_seeds: int = 2, settings: RealDemo | None = None)
             )
             result = train(of_variant, n_seeds, 1, n_kept_activations=0, activations=folder)
             trained[variant] = result.saes
-    save_file({"activations": activations.contiguous()}, out / ACTIVATIONS_FILENAME)
-    ce = {
-        variant: mean(t.metrics["ce_loss_score"] for t in of_variant)
-        for variant, of_variant in trained.items()
-    }
-    chance = _chance(activations, s.d_sae)
-    report = _report(
-        "isae demo: SmolLM2-135M, layer 9",
-        [
-            f"Data: SmolLM2-135M-Instruct (GGUF, Q4_1) after block 9, State of the Union "
-            f"addresses, {s.n_tokens:,} tokens. The paper: Pythia-160M, 512 million of The Pile.",
-            f"SAEs: {s.d_sae} latents, k = {s.k}, {s.n_steps} steps of {s.batch_size}, which see "
-            f"every token {s.n_steps * s.batch_size / s.n_tokens:.0f} times. The paper: 4096, 40, "
-            "250,000 steps of 2048.",
-            "Learning rate 4e-3, of iSAE-ME 2e-3, after a warm-up of a tenth of the run and with a "
-            "decay to 0 over the last two fifths; aRIP at weight "
-            f"{schedule.arip_weight}; the step matrix of iSAE-ME is I - W_dec W_enc. iSAE-LS is "
-            "not in the paper: iSAE's encoder chooses the latents, and least squares sets their "
-            "coefficients.",
-            f"{n_seeds} seeds per variant (initial weights and data order), "
-            f"{len(activations)} held-out tokens.",
-            f"By chance: two dictionaries of random directions with the activations' covariance "
-            f"have DCS {chance:.3f}.",
-            "CE-loss score by SAELens' run_evals, mean of the seeds: "
-            + ", ".join(f"{variant} {score:.3f}" for variant, score in ce.items())
-            + ".",
-            f"{s.n_steps} steps are few: more of them make seeds agree better.",
-        ],
-        {variant: [t.sae for t in of_variant] for variant, of_variant in trained.items()},
-        activations,
-        {**asdict(s), "dcs_by_chance": chance, "ce_loss_score": ce},
-    )
-    report.save(out)
-    return report
+    return trained, activations
+
+
+def _real_setting(s: RealDemo, schedule: LanguageModelSchedule) -> list[str]:
+    return [
+        f"Data: SmolLM2-135M-Instruct (GGUF, Q4_1) after block 9, State of the Union addresses, "
+        f"{s.n_tokens:,} tokens. The paper: Pythia-160M, 512 million of The Pile.",
+        f"SAEs: {s.d_sae} latents, k = {s.k}, {s.n_steps} steps of {s.batch_size}, which see every "
+        f"token {s.n_steps * s.batch_size / s.n_tokens:.0f} times. The paper: 4096, 40, 250,000 "
+        "steps of 2048.",
+        "Learning rate 4e-3, of iSAE-ME 2e-3, after a warm-up of a tenth of the run and with a "
+        f"decay to 0 over the last two fifths; aRIP at weight {schedule.arip_weight}; the step "
+        "matrix of iSAE-ME is I - W_dec W_enc. iSAE-LS is not in the paper: iSAE's encoder chooses "
+        "the latents, and least squares sets their coefficients.",
+    ]
 
 
 def _chance(activations: torch.Tensor, d_sae: int) -> float:

@@ -128,10 +128,10 @@ def test_pre_activation_hook_sees_the_linear_pre_activation():
 
 
 @pytest.mark.parametrize("activation", ["abstopk", "topk"])
-@pytest.mark.parametrize("candidates", [1, 1.5, 4, 100])
+@pytest.mark.parametrize("candidates", [1, 1.5, 100])
 def test_later_steps_choose_among_the_candidates_of_the_first(candidates, activation, tmp_path):
     double = {"activation": activation, "dtype": "float64"}
-    sae = train_sae(isae_config("iSAE-ME", candidates=candidates, **double), n_steps=20)
+    sae = train_sae(isae_config("iSAE-ME", candidates=candidates, **double), n_steps=8)
     sae.fold_W_dec_norm()
     x = next(Activations(0.5, start=99)).double()
     linear = (x - sae.b_dec) @ sae.W_enc

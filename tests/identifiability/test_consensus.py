@@ -103,7 +103,7 @@ def test_thresholds_are_averaged_with_their_latents():
     assert torch.equal(found.threshold.data, latents + 1.0)
 
 
-@pytest.mark.parametrize("variant", ["iSAE", "TopK", "iSAE-LS", "iSAE-ME"])
+@pytest.mark.parametrize("variant", ["TopK", "iSAE-LS", "iSAE-ME"])
 def test_from_the_command_line_with_more_training(variant, tmp_path, capsys):
     names = []
     for seed in range(2):
@@ -114,7 +114,7 @@ def test_from_the_command_line_with_more_training(variant, tmp_path, capsys):
     save_file({"activations": x}, tmp_path / "x.safetensors")
     common = ["consensus", *names, "--activations", tmp_path / "x.safetensors", "--batch", 64]
     run_isae(*common, "--steps", 0, "--out", tmp_path / "means")
-    run_isae(*common, "--steps", 60, "--out", tmp_path / "refined")
+    run_isae(*common, "--steps", 30, "--out", tmp_path / "refined")
     assert "latents of 40 recur" in capsys.readouterr().out
     means, refined = (SAE.load_from_disk(tmp_path / name) for name in ("means", "refined"))
     torch.testing.assert_close(refined.W_dec, means.W_dec, rtol=1e-4, atol=1e-5)

@@ -64,9 +64,7 @@ def problem(d_sae=40, d_in=16, batch=6, dtype=torch.float64, device="cpu", seed=
 
 
 @pytest.mark.parametrize(("backend", "device"), BACKENDS_AND_DEVICES)
-@pytest.mark.parametrize(
-    ("tied", "n_candidates"), [(False, None), (True, None), (True, 3), (True, 7), (True, 40)]
-)
+@pytest.mark.parametrize(("tied", "n_candidates"), [(False, None), (True, None), (True, 7)])
 @pytest.mark.parametrize("signed", [True, False])
 @pytest.mark.parametrize(("k", "n_steps"), [(3, 1), (3, 2), (3, 5), (1, 4), (40, 3)])
 def test_codes_and_gradients_are_those_of_the_definition(
