@@ -21,14 +21,14 @@ TITLES = {"demo": "synthetic data, 4,000 steps", "demo_real": "SmolLM2-135M, 1,5
 COLUMNS = {"mse": ".3f", "sae_iou": ".3f", "oracle_iou": ".3f", "dcs": ".3f"}
 
 
-def load_rows(name: str) -> list[dict[str, Any]]:
-    """The rows of a demo."""
-    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))["rows"]
+def load(name: str) -> dict[str, Any]:
+    """The result of a demo."""
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def table_lines() -> list[str]:
     """A line per variant: synthetic data, then the real model."""
-    synthetic, real = ({row["variant"]: row for row in load_rows(name)} for name in TITLES)
+    synthetic, real = ({row["variant"]: row for row in load(name)["rows"]} for name in TITLES)
     lines: list[str] = []
     for variant in real:
         left, right = (
@@ -44,8 +44,7 @@ def table_lines() -> list[str]:
 
 def chance() -> str:
     """DCS by chance on the real model, as the README says it."""
-    found = json.loads((RESULTS / "demo_real.json").read_text(encoding="utf-8"))
-    return f"DCS by chance {found['settings']['dcs_by_chance']:.3f}"
+    return f"DCS by chance {load('demo_real')['settings']['dcs_by_chance']:.3f}"
 
 
 def with_table(text: str) -> str:
@@ -65,7 +64,7 @@ def picture() -> go.Figure:
         "dcs": ("same atoms (DCS)", "#c9d3df"),
     }
     for column, name in enumerate(TITLES, start=1):
-        rows = load_rows(name)
+        rows = load(name)["rows"]
         for key, (label, colour) in series.items():
             fig.add_bar(
                 x=[row["variant"] for row in rows],
@@ -76,6 +75,8 @@ def picture() -> go.Figure:
                 row=1,
                 col=column,
             )
+    by_chance = load("demo_real")["settings"]["dcs_by_chance"]
+    fig.add_hline(y=by_chance, line_dash="dot", annotation_text="DCS by chance", row=1, col=2)
     fig.update_yaxes(range=[0, 1.05])
     fig.update_yaxes(title="agreement of two seeds", col=1)
     fig.update_layout(
