@@ -56,10 +56,12 @@ def consensus(
     from sae_lens_isae.identifiability.consensus import consensus_sae
     from sae_lens_isae.inputs.saes import named_saes
     from sae_lens_isae.training.cached import all_rows
-    from sae_lens_isae.training.refinement import refine
+    from sae_lens_isae.training.refinement import check_refinement, refine
 
     if out is None:
         raise InputError("name a folder for the SAE (--out); see `isae consensus --help`")
+    if steps != 0:
+        check_refinement(steps, batch, lr)
     with output_folder(out):
         loaded = named_saes(saes, checked_device(device))
         sae = consensus_sae(loaded, at_least=at_least, found_cosine=cosine)

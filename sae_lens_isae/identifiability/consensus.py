@@ -152,6 +152,8 @@ def averaged(saes: Sequence[SAE[Any]], consensus: Consensus) -> SAE[Any]:
     if k is not None and k > cfg.d_sae:
         raise InputError(f"{cfg.d_sae} latents recur, fewer than k = {k}; lower --at-least")
     cfg.metadata.consensus_of = [str(name) for name in consensus.names]
+    # the first one's are not those of the result
+    cfg.metadata.seed = cfg.metadata.data_seed = None
     there = (consensus.members >= 0).float()
     share = there / there.sum(1, keepdim=True)
     states = [sae.state_dict() for sae in saes]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import fields
 from typing import Any
 
@@ -22,6 +23,19 @@ _TRAINED_AS: dict[str, tuple[str, dict[str, Any]]] = {
     "isae_me": ("isae_me", {}),
 }
 """The training class of every architecture that can be refined, and its settings."""
+
+
+def check_refinement(n_steps: int, batch_size: int, lr: float) -> None:
+    """Refuse settings of `refine` that are out of range.
+
+    Raises:
+        InputError: One is.
+    """
+    for name, value in (("steps", n_steps), ("batch", batch_size)):
+        if value < 1:
+            raise InputError(f"{name} must be >= 1, got {value}")
+    if not (math.isfinite(lr) and lr > 0):
+        raise InputError(f"lr must be a number > 0, got {lr}")
 
 
 def refine(
@@ -51,8 +65,7 @@ def refine(
             f"an SAE of architecture {architecture!r} cannot be refined, only "
             f"{', '.join(_TRAINED_AS)}; leave the steps out (--steps 0)"
         )
-    if n_steps < 1:
-        raise InputError(f"steps must be >= 1, got {n_steps}")
+    check_refinement(n_steps, batch_size, lr)
     name, settings = _TRAINED_AS[architecture]
     training_class, config_class = get_sae_training_class(name)
     known = {field.name for field in fields(config_class)} - {"metadata"}

@@ -12,6 +12,7 @@ from torch.nn.functional import normalize
 from sae_lens_isae import LinearSAE, consensus_sae, pairwise_identifiability
 from sae_lens_isae.errors import InputError
 from sae_lens_isae.identifiability import recurring_latents
+from sae_lens_isae.training.refinement import refine
 from tests.conftest import complaint, isae_config, make_sae, run_isae, train_sae
 
 D_IN, D_SAE, N_SHARED, K = 32, 40, 25, 3
@@ -65,6 +66,7 @@ def test_means_are_nearer_to_the_truth_than_any_seed():
     assert (consensus.W_enc.T * consensus.W_dec).sum(-1).min() > 0.7
     assert consensus.b_dec.tolist() == [1.0] * D_IN
     assert consensus.cfg.metadata.consensus_of == ["seed_0", "seed_1", "seed_2"]
+    assert consensus.cfg.metadata.seed is None
 
 
 def test_two_of_three_are_enough_unless_all_are_asked_for():
@@ -137,6 +139,25 @@ def test_from_the_command_line_with_more_training(variant, tmp_path, capsys):
 def test_what_has_no_consensus_is_refused(change, settings, message):
     with pytest.raises(InputError, match=message):
         consensus_sae(change(seeds()[0]), **settings)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--steps", -1], "steps must be >= 1"),
+        (["--batch", 0], "batch must be >= 1"),
+        (["--lr", "nan"], "lr must be"),
+    ],
+)
+def test_settings_are_checked_before_anything_is_read(flags, said, tmp_path, monkeypatch, capsys):
+    command = ["consensus", "a", "b", "--out", "c", *flags]
+    assert said in complaint(command, tmp_path, monkeypatch, capsys)
+
+
+def test_an_architecture_that_is_not_trained_here_is_not_refined():
+    sae = JumpReLUSAE(JumpReLUSAEConfig(d_in=8, d_sae=8))
+    with pytest.raises(InputError, match="--steps 0"):
+        refine(sae, torch.randn(10, 8))
 
 
 def test_a_folder_is_asked_for(tmp_path, monkeypatch, capsys):
