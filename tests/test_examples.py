@@ -11,7 +11,7 @@ import pytest
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 NEED_MODEL = {"language_model.py"}
-SLOW = {"compare_seeds.py"}
+SLOW = {"compare_seeds.py", "language_model.py"}
 
 
 def run(name, *args, cwd):

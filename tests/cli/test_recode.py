@@ -36,6 +36,7 @@ def folder(tiny_model, tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_prompts_in_the_running_model(folder):
     # every answer is tried on every prompt, so that each is answered correctly once
     result = isae("recode", "a", "b", "--prompts", "all.csv", "--table", "csv", *QUICK, cwd=folder)
