@@ -64,6 +64,8 @@ def dot_rows(
     indices: Indices,
 ) -> Weights:
     """<x[b], matrix[indices[b, j]]> for every b and j."""
+    if indices.shape[1] == 0:
+        return torch.zeros(indices.shape, dtype=_sum_dtype(matrix), device=matrix.device)
     form = choose_form(len(matrix), indices.shape[1], matrix, x)
     if form == "triton":
         from sae_lens_isae.ops import product_kernels

@@ -191,6 +191,16 @@ def test_zero_activations_and_tokens_in_contexts_have_finite_codes():
     torch.testing.assert_close(solved.encode(x)[1], solved.encode(x[1]))
 
 
+@pytest.mark.parametrize("n", [5, 0])
+def test_activations_without_a_latent_have_an_empty_code(n):
+    sae = inference_sae("jumprelu")
+    sae.threshold.data += 1e6
+    solved = refit(sae)
+    x = torch.randn(n, D_IN)
+    assert solved.encode(x).shape == (n, D_SAE)
+    torch.testing.assert_close(solved(x), sae(x))
+
+
 def test_refitted_saes_are_compared(tmp_path):
     saes = {}
     for seed in (0, 1):
