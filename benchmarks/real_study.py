@@ -33,6 +33,8 @@ from sae_lens_isae import (
     pairwise_identifiability,
     refit,
 )
+from sae_lens_isae.architectures.schedule import LanguageModelSchedule
+from sae_lens_isae.identifiability.chance import random_directions
 from sae_lens_isae.identifiability.code_agreement import CodeComparison
 from sae_lens_isae.inputs.activation_cache import HELD_OUT_FILENAME, ActivationCache
 from sae_lens_isae.inputs.saes import load_sae
@@ -72,15 +74,12 @@ class Cell:
         return cls(**{**sizes, **normalization, **settings, **self.sae})
 
     def trainer_config(self, device: str) -> SAETrainerConfig:
-        """Warm-up of 500 steps, and a linear decay to 0 over the last two fifths."""
+        """The schedule for language models, at this learning rate."""
         n_steps = int(self.n_tokens / self.batch)
         return SAETrainerConfig(
             total_training_samples=n_steps * self.batch,
             train_batch_size_samples=self.batch,
-            lr=self.lr,
-            lr_end=0.0,
-            lr_warm_up_steps=min(500, n_steps // 10),
-            lr_decay_steps=2 * n_steps // 5,
+            **{**LanguageModelSchedule(n_steps).trainer_settings(self.variant), "lr": self.lr},
             n_batches_for_norm_estimate=100,
             device=device,
         )
@@ -122,8 +121,7 @@ def untrained(cell: Cell, seed: int, rows: torch.Tensor) -> SAE[Any]:
     if cell.variant == "isotropic":
         atoms = torch.randn(cell.d_sae, d_in, generator=generator)
     elif cell.variant == "covariance":
-        # sums of activations with Gaussian weights
-        atoms = torch.randn(cell.d_sae, len(some), generator=generator) @ (some - mean)
+        atoms = random_directions(some, cell.d_sae, generator)
     else:
         atoms = some[: cell.d_sae] - mean
     sae = AbsTopKSAE(AbsTopKSAEConfig(d_in=d_in, d_sae=cell.d_sae, k=cell.k))

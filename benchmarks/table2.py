@@ -124,7 +124,6 @@ def lines(rows: list[dict[str, Any]]) -> list[str]:
     ]
     for row in rows:
         again = row.get("refit", {})
-        solved = (f"{again[name]:.3f}" if again else "" for name in ("sae_l2",))
         cells = [
             row["cell"],
             f"{row['mse']:.4f}",
@@ -134,7 +133,7 @@ def lines(rows: list[dict[str, Any]]) -> list[str]:
             f"{row['found']:.0%}",
             f"{row['sae_iou']:.3f}",
             f"{row['sae_l2']:.3f}",
-            *solved,
+            f"{again['sae_l2']:.3f}" if again else "",
             f"{row['oracle_iou']:.3f}",
             "/".join(map(str, row["n_dead"])),
             f"{row['training_seconds']:.0f}",

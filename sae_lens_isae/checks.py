@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -34,6 +35,16 @@ def check_seed(seed: int) -> None:
     """
     if not 0 <= seed < 2**32:
         raise InputError(f"seed must be between 0 and {2**32 - 1}, got {seed}")
+
+
+def check_lr(lr: float) -> None:
+    """Refuse a learning rate that cannot be one.
+
+    Raises:
+        InputError: It is not a number above 0.
+    """
+    if not (math.isfinite(lr) and lr > 0):
+        raise InputError(f"lr must be a number > 0, got {lr}")
 
 
 def settings_that_differ(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:

@@ -21,6 +21,7 @@ from sae_lens_isae.architectures.variants import paper_variants
 from sae_lens_isae.demo_report import DemoReport
 from sae_lens_isae.errors import InputError
 from sae_lens_isae.files import output_folder
+from sae_lens_isae.identifiability.chance import random_directions
 from sae_lens_isae.identifiability.matching import match_dictionaries
 from sae_lens_isae.identifiability.pairwise import pairwise_identifiability
 from sae_lens_isae.inputs.activation_cache import HELD_OUT_FILENAME
@@ -224,13 +225,15 @@ def _train_real(
 
 
 def _real_setting(s: RealDemo, schedule: LanguageModelSchedule) -> list[str]:
+    lr = {name: schedule.trainer_settings(name)["lr"] for name in ("iSAE", "iSAE-ME")}
     return [
         f"Data: SmolLM2-135M-Instruct (GGUF, Q4_1) after block 9, State of the Union addresses, "
         f"{s.n_tokens:,} tokens. The paper: Pythia-160M, 512 million of The Pile.",
         f"SAEs: {s.d_sae} latents, k = {s.k}, {s.n_steps} steps of {s.batch_size}, which see every "
         f"token {s.n_steps * s.batch_size / s.n_tokens:.0f} times. The paper: 4096, 40, 250,000 "
         "steps of 2048.",
-        "Learning rate 4e-3, of iSAE-ME 2e-3, after a warm-up of a tenth of the run and with a "
+        f"Learning rate {lr['iSAE']:g}, of iSAE-ME {lr['iSAE-ME']:g}, after a warm-up of a tenth "
+        "of the run and with a "
         f"decay to 0 over the last two fifths; aRIP at weight {schedule.arip_weight}; the step "
         "matrix of iSAE-ME is I - W_dec W_enc. iSAE-LS is not in the paper: iSAE's encoder chooses "
         "the latents, and least squares sets their coefficients.",
@@ -240,13 +243,8 @@ def _real_setting(s: RealDemo, schedule: LanguageModelSchedule) -> list[str]:
 def _chance(activations: torch.Tensor, d_sae: int) -> float:
     """DCS of two dictionaries of Gaussian directions with the covariance of the activations."""
     generator = torch.Generator().manual_seed(0)
-    centred = activations - activations.mean(0)
-
-    def draw() -> torch.Tensor:
-        # sums of the activations with Gaussian weights
-        return torch.randn(d_sae, len(centred), generator=generator) @ centred
-
-    return match_dictionaries(draw(), draw()).dcs
+    a, b = (random_directions(activations, d_sae, generator) for _ in range(2))
+    return match_dictionaries(a, b).dcs
 
 
 def _check_seeds(n_seeds: int) -> None:

@@ -17,12 +17,12 @@ from jaxtyping import Float
 from sae_lens import SAE, SAEConfig
 from sae_lens.saes.abstopk_sae import AbsTopK
 from torch import nn
-from torch.nn.functional import normalize
 from typing_extensions import Self, override
 
 from sae_lens_isae.architectures.isae_me import ISAEMESAE
 from sae_lens_isae.ops.least_squares import least_squares_values
-from sae_lens_isae.ops.sparse import dense_codes
+from sae_lens_isae.ops.sparse import dense_codes, to_dense
+from sae_lens_isae.solvers.codes import SparseCodes, atom_norms, unit_atoms
 
 SUFFIX = "_ls"
 
@@ -39,21 +39,19 @@ def solved_code(
     """
     sae_in = sae.run_time_activation_norm_fn_in(sae.reshape_fn_in(x.to(sae.dtype)))
     acts = dense_codes(feature_acts)
-    flat = acts.flatten(0, -2)
-    norm = sae.W_dec.norm(dim=-1)
+    codes = SparseCodes.from_dense(acts.flatten(0, -2))
+    norm = atom_norms(sae.W_dec)
     # the SAE's own coefficients may be those of atoms as they are
     unit = torch.ones_like(norm) if _rescales(sae) else torch.where(norm > 0, norm, 1.0)
-    width = int((flat != 0).sum(-1).max()) if len(flat) else 0
-    indices = flat.abs().topk(width, dim=-1).indices
     values = least_squares_values(
         (sae_in - sae.b_dec).flatten(0, -2),
-        normalize(sae.W_dec, dim=-1),
-        indices,
-        flat.gather(-1, indices) * unit[indices],
+        unit_atoms(sae.W_dec),
+        codes.indices,
+        codes.values * unit[codes.indices],
         keep_sign=not isinstance(sae.activation_fn, AbsTopK),
     )
-    solved = (values / unit[indices]).to(flat.dtype)
-    return torch.zeros_like(flat).scatter_(-1, indices, solved).view_as(acts)
+    solved = (values / unit[codes.indices]).to(acts.dtype)
+    return to_dense(codes.indices, solved, codes.d_sae).view_as(acts)
 
 
 def _rescales(sae: SAE[Any]) -> bool:

@@ -58,17 +58,18 @@ def recurring_latents(
     names = list(saes)
     sizes = [linear.d_sae for linear in saes.values()]
     starts = np.cumsum([0, *sizes])
-    edges = scipy.sparse.coo_array((starts[-1], starts[-1]), dtype=bool).tocsr()
+    edges: list[np.ndarray] = []
     pairs = list(itertools.combinations(range(len(names)), 2))
     for i, j in progress_bar(pairs, desc="Matching dictionaries", unit="pair"):
         a, b = saes[names[i]], saes[names[j]]
         match = match_dictionaries(a.atoms, b.atoms, signed=not (a.signed or b.signed))
         found = (match.cosine >= found_cosine).numpy()
-        rows = starts[i] + match.index_a.numpy()[found]
-        columns = starts[j] + match.index_b.numpy()[found]
-        ones = np.ones(len(rows), dtype=bool)
-        edges = edges + scipy.sparse.coo_array((ones, (rows, columns)), shape=edges.shape).tocsr()
-    _, group = connected_components(edges, directed=False)
+        ends = (starts[i] + match.index_a.numpy(), starts[j] + match.index_b.numpy())
+        edges.append(np.stack(ends)[:, found])
+    rows, columns = np.concatenate(edges, axis=1)
+    graph = (np.ones(len(rows), dtype=bool), (rows, columns))
+    n = starts[-1]
+    _, group = connected_components(scipy.sparse.coo_array(graph, shape=(n, n)), directed=False)
     atoms = torch.cat([linear.atoms.cpu() for linear in saes.values()])
     order = np.argsort(group, kind="stable")
     found_groups = [

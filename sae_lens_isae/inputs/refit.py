@@ -56,6 +56,5 @@ def refit(sae: SAE[Any]) -> SAE[Any]:
     sae_class, config_class = SAE_CLASS_REGISTRY[name]
     settings = {**sae.cfg.to_dict(), "architecture": name, "device": str(sae.device)}
     solved = sae_class(config_class.from_dict(settings))
-    weights = {name: weight.clone() for name, weight in sae.state_dict().items()}
-    solved.load_state_dict(weights)
-    return solved.to(sae.device).eval()
+    solved.load_state_dict(sae.state_dict())
+    return solved.eval()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ import torch
 from datasets import Dataset
 from sae_lens import LanguageModelSAERunnerConfig
 
-from sae_lens_isae.checks import check_device, check_seed
+from sae_lens_isae.checks import check_device, check_lr, check_seed
 from sae_lens_isae.distributed import agreed, n_ranks, rank
 from sae_lens_isae.errors import InputError, reason
 from sae_lens_isae.files import output_folder
@@ -140,8 +139,7 @@ def _check_settings(cfg: LanguageModelSAERunnerConfig[Any], options: Options) ->
     for name, (value, at_least) in values.items():
         if value < at_least:
             raise InputError(f"{name} must be >= {at_least}, got {value}")
-    if not (math.isfinite(cfg.lr) and cfg.lr > 0):
-        raise InputError(f"lr must be a number > 0, got {cfg.lr}")
+    check_lr(cfg.lr)
     if not 0 <= cfg.activations_mixing_fraction <= 1:
         raise InputError(
             "activations_mixing_fraction must be between 0 and 1, got "

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import fields
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
@@ -12,6 +11,8 @@ from sae_lens import SAE, SAETrainer, TrainingSAE
 from sae_lens.config import SAETrainerConfig
 from sae_lens.registry import get_sae_training_class
 
+from sae_lens_isae.architectures.isae import ISAETrainingSAE
+from sae_lens_isae.checks import check_lr
 from sae_lens_isae.errors import InputError
 from sae_lens_isae.training.cached import ShuffledActivations
 
@@ -34,8 +35,7 @@ def check_refinement(n_steps: int, batch_size: int, lr: float) -> None:
     for name, value in (("steps", n_steps), ("batch", batch_size)):
         if value < 1:
             raise InputError(f"{name} must be >= 1, got {value}")
-    if not (math.isfinite(lr) and lr > 0):
-        raise InputError(f"lr must be a number > 0, got {lr}")
+    check_lr(lr)
 
 
 def refine(
@@ -71,19 +71,16 @@ def refine(
     known = {field.name for field in fields(config_class)} - {"metadata"}
     kept: dict[str, Any] = {k: v for k, v in sae.cfg.to_dict().items() if k in known}
     # the atoms are fixed, so that aRIP would have nothing to act on
-    kept |= {**settings, "arip_weight": 0.0, "rescale_acts_by_decoder_norm": True}
+    kept |= {**settings, "arip_weight": 0.0}
     cfg = config_class(**kept)
     cfg.metadata = sae.cfg.metadata
-    training = training_class(cfg)
-    weights = {key: weight.clone() for key, weight in sae.state_dict().items()}
+    training = cast(ISAETrainingSAE, training_class(cfg))
+    weights = sae.state_dict()
     training.process_state_dict_for_loading(weights)
     training.load_state_dict(weights)
     training.to(sae.device)
-    if not getattr(sae.cfg, "rescale_acts_by_decoder_norm", False):
-        # codes of atoms as they are, of any norm, become those of unit-norm atoms
-        norm = training.W_dec.data.norm(dim=-1)
-        training.W_enc.data *= norm
-        training.W_dec.data /= norm[:, None]
+    if not training.cfg.rescale_acts_by_decoder_norm:
+        training.set_unit_norm_atoms()
     training.W_dec.requires_grad_(False)
     data = ShuffledActivations(activations.to(sae.device), {"": seed}, batch_size, {})
     settings_of_trainer = SAETrainerConfig(
