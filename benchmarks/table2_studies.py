@@ -1,0 +1,176 @@
+"""The cells of `table2.py`, study by study."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from real_cells import Cell
+
+Rates = Mapping[str, float]
+"""The learning rate of every variant."""
+SLACK = 1.02
+"""Errors up to 2% above the least of a grid count as equal."""
+_GRID = {
+    "iSAE-LS": (2e-3, 4e-3, 8e-3),
+    "iSAE-ME": (1e-3, 2e-3, 4e-3),
+    "iSAE": (2e-3, 4e-3, 8e-3),
+    "AbsTopK": (2e-3, 4e-3, 8e-3),
+    "TopK": (1e-3, 2e-3, 4e-3),
+}
+_SIX = "iSAE, six seeds"
+_FIXED = "iSAE-ME, atoms fixed"
+
+
+def best_rates(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """The learning rate of every variant whose grid is there: of those with nearly the least error
+    the one with the best IoU."""
+    by_name = {row["cell"]: row for row in rows}
+    best: dict[str, float] = {}
+    for variant, of_variant in _GRID.items():
+        found = [by_name.get(_on_grid(variant, lr)) for lr in of_variant]
+        if all(found):
+            least = min(row["mse"] for row in found)
+            near = [row for row in found if row["mse"] <= SLACK * least]
+            best[variant] = max(near, key=lambda row: row["sae_iou"])["setting"]["lr"]
+    return best
+
+
+def _on_grid(variant: str, lr: float) -> str:
+    return f"{variant}, lr {lr:g}"
+
+
+def chance(rates: Rates) -> Iterator[Cell]:  # noqa: ARG001
+    """Dictionaries that no training has seen."""
+    for variant in ("isotropic", "covariance", "tokens"):
+        yield Cell(name=f"by chance, {variant}", variant=variant, lr=0.0)
+
+
+def grid(rates: Rates) -> Iterator[Cell]:  # noqa: ARG001
+    """The learning rate of every variant."""
+    for variant, of_variant in _GRID.items():
+        for lr in of_variant:
+            yield Cell(name=_on_grid(variant, lr), variant=variant, lr=lr)
+
+
+def least_squares(rates: Rates) -> Iterator[Cell]:  # noqa: ARG001
+    """How the solved code is trained, and the weight of aRIP with it."""
+    base = Cell(name="", variant="iSAE-LS", lr=4e-3)
+    reaches = {"linear_loss_reaches_atoms": True}
+    changes: dict[str, dict[str, Any]] = {
+        "linear loss reaches atoms": reaches,
+        "linear loss 0.3 reaches atoms": {**reaches, "linear_loss_weight": 0.3},
+        "linear loss 3 reaches atoms": {**reaches, "linear_loss_weight": 3.0},
+        "solved in the last third": {"solve_after_steps": 2 * base.n_steps // 3},
+        "aRIP 0": {"arip_weight": 0.0},
+        "aRIP 0.003": {"arip_weight": 0.003},
+        "aRIP 0.03": {"arip_weight": 0.03},
+    }
+    for change, settings in changes.items():
+        yield replace(base, name=f"iSAE-LS, {change}", sae=settings)
+    yield replace(base, name="iSAE, aRIP 0.003", variant="iSAE", sae={"arip_weight": 0.003})
+    yield replace(base, name="iSAE, aRIP 0.03", variant="iSAE", sae={"arip_weight": 0.03})
+
+
+def frontier(rates: Rates) -> Iterator[Cell]:  # noqa: ARG001
+    """How freely the later steps of iSAE-ME choose the support."""
+    base = Cell(name="", variant="iSAE-ME", lr=2e-3)
+    for n_steps, of_steps in {5: (1, 1.5, 2, 4, 8), 3: (2, 4, None), 2: (2, None)}.items():
+        for candidates in of_steps:
+            settings = {"encoder_steps": n_steps, "candidates": candidates}
+            yield replace(base, name=_free(n_steps, candidates), sae=settings)
+    for n_steps, candidates in ((5, 1.5), (5, 2), (2, None)):
+        name = f"{_free(n_steps, candidates)}, lr 0.004"
+        settings = {"encoder_steps": n_steps, "candidates": candidates}
+        yield replace(base, name=name, lr=4e-3, sae=settings)
+    first = {"encoder_warm_up_steps": base.n_steps // 2}
+    yield replace(base, name="iSAE-ME, one step first", sae=first)
+    yield replace(base, name="iSAE-ME, aRIP 0.01", sae={"arip_weight": 0.01})
+    for candidates in (2, None):
+        yield Cell(
+            name=f"{_free(5, candidates)}, atoms fixed to those of iSAE",
+            variant=_FIXED,
+            lr=2e-3,
+            sae={"encoder_steps": 5, "candidates": candidates},
+            of=_on_grid("iSAE", 4e-3),
+        )
+
+
+def _free(n_steps: int, candidates: float | None) -> str:
+    m = "all" if candidates is None else f"{candidates:g}"
+    return f"iSAE-ME, T = {n_steps}, m = {m}"
+
+
+def long(rates: Rates) -> Iterator[Cell]:
+    """Every variant at the best of its grid, four times as long."""
+    for variant, lr in rates.items():
+        yield Cell(
+            name=f"{variant}, 160 M tokens", variant=variant, lr=lr, n_tokens=160e6, n_seeds=3
+        )
+
+
+def consensus(rates: Rates) -> Iterator[Cell]:
+    """One SAE of three seeds against one of three others."""
+    if "iSAE" in rates:
+        yield Cell(name=_SIX, variant="iSAE", lr=rates["iSAE"], n_seeds=6)
+        yield Cell(name="iSAE, consensus", variant="consensus", lr=1e-3, of=_SIX)
+
+
+def moves(rates: Rates) -> Iterator[Cell]:
+    """What tells two seeds apart, and how long they train."""
+    for variant in ("iSAE", "TopK"):
+        if variant not in rates:
+            continue
+        base = Cell(name="", variant=variant, lr=rates[variant])
+        yield replace(base, name=f"{variant}, same weights", vary="data")
+        yield replace(base, name=f"{variant}, same data", vary="init")
+        yield replace(base, name=f"{variant}, 80 M tokens", n_tokens=80e6)
+
+
+def levers(rates: Rates) -> Iterator[Cell]:
+    """One change at a time to iSAE."""
+    if "iSAE" not in rates:
+        return
+    base = Cell(name="", variant="iSAE", lr=rates["iSAE"])
+    yield replace(base, name="iSAE, weights averaged over the last tenth", averaged=0.1)
+    yield replace(base, name="iSAE, batches of 4096", batch=4096)
+    yield replace(base, name="iSAE, batches of 8192", batch=8192)
+    ramp = {"arip_warm_up_steps": base.n_steps // 2}
+    yield replace(base, name="iSAE, aRIP ramped in", sae=ramp)
+    whitening = {"normalize_activations": "covariance_whitening"}
+    yield replace(base, name="iSAE, whitened", sae=whitening)
+    consistency = {"self_consistency_weight": 0.1}
+    yield replace(base, name="iSAE, self-consistency 0.1", sae=consistency)
+    yield replace(base, name="iSAE, WSAE 0.5", sae={"wsae_alpha": 0.5})
+    moved = {"resample_until": 7 * base.n_steps // 10, "resample_every": 500}
+    yield replace(base, name="iSAE, dead and duplicate latents moved", sae=moved)
+
+
+def outside(rates: Rates) -> Iterator[Cell]:
+    """The mean and principal directions left out of what every SAE sees."""
+    for n in (4, 0, 16):
+        for variant, lr in rates.items():
+            name = f"{variant}, {n} directions outside"
+            yield Cell(name=name, variant=variant, lr=lr, outside=n)
+
+
+def width(rates: Rates) -> Iterator[Cell]:
+    """Four times the latents."""
+    for variant, lr in rates.items():
+        yield Cell(name=f"{variant}, 16384 latents", variant=variant, lr=lr, d_sae=16_384)
+
+
+STUDIES: dict[str, Callable[[Rates], Iterator[Cell]]] = {
+    "chance": chance,
+    "grid": grid,
+    "long": long,
+    "least_squares": least_squares,
+    "frontier": frontier,
+    "consensus": consensus,
+    "moves": moves,
+    "levers": levers,
+    "outside": outside,
+    "width": width,
+}
+"""In the order of the table. Those after the grid take their learning rates from it."""
