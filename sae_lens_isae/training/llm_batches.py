@@ -88,6 +88,8 @@ class LLMBatches(Iterator[Float[torch.Tensor, "tokens d_in"]]):
         return self._pending[0].position if self._pending else self._contexts.position()
 
     def seek(self, position: Position) -> None:
+        passes, _ = position
+        self._ended = self._once and passes > 0
         self._contexts.seek(position)
 
     @torch.no_grad()

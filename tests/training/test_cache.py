@@ -196,6 +196,10 @@ def test_text_that_ends_ends_the_cache(tiny_model, tmp_path, caplog):
     assert 30_000 < cache.n_activations == cache.n_planned < 50_000
     assert "the text ends after" in caplog.text
     cache.check_finished()
+    assert cache.files[-1].n_activations < 10_000, "the text ended within a file"
+    again = cache_activations(cfg, tmp_path / "cache", None, 100, 10_000)
+    assert again.files == cache.files, "the text is not read a second time"
+    again.check_finished()
 
 
 @pytest.mark.parametrize(
