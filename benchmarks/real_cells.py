@@ -25,6 +25,7 @@ from sae_lens_isae import (
     ISAEMETrainingSAEConfig,
     ISAETrainingSAEConfig,
     consensus_sae,
+    refit,
 )
 from sae_lens_isae.architectures.schedule import LanguageModelSchedule
 from sae_lens_isae.identifiability.chance import random_directions
@@ -48,11 +49,12 @@ Variant = Literal[
     "tokens",
     "consensus",
     "iSAE-ME, atoms fixed",
+    "refit",
 ]
 """`isotropic` to `tokens` are not trained: random directions, random directions with the covariance
 of the activations, and centred activations themselves as atoms, of AbsTopK SAEs with tied weights.
-The last two are made of the SAEs of another cell: one of three seeds, and an encoder for the atoms
-of one."""
+The last three are made of the SAEs of another cell: one of three seeds, an encoder for the atoms of
+one, and one with coefficients by least squares."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,6 +143,8 @@ def make_sae(cell: Cell, number: int, rows: torch.Tensor, work: Path) -> None:
     elif cell.variant == "consensus":
         saes = {f"seed_{i}": load_sae(s, device=str(rows.device)) for i, s in enumerate(sources)}
         refine(consensus_sae(saes), rows).save_inference_model(out)
+    elif cell.variant == "refit":
+        refitted(load_sae(sources[0], device=str(rows.device)), cell).save_model(out)
     elif cell.variant == "iSAE-ME, atoms fixed":
         sae = multistep(load_sae(sources[0], device=str(rows.device)), cell.sae)
         refine(sae, rows, n_steps=cell.n_steps, lr=cell.lr, seed=number).save_inference_model(out)
@@ -208,6 +212,14 @@ def multistep(sae: SAE[Any], settings: Mapping[str, Any]) -> SAE[Any]:
     result = ISAEMESAE(ISAEMESAEConfig(**sizes, **settings)).to(sae.device)
     result.load_state_dict(sae.state_dict())
     return result
+
+
+def refitted(sae: SAE[Any], cell: Cell) -> SAE[Any]:
+    """An SAE whose coefficients are solved for on the candidates that the cell says."""
+    if not hasattr(sae.cfg, "candidates"):
+        return refit(sae, **cell.sae)
+    sae.cfg.candidates = cell.sae["candidates"]
+    return sae
 
 
 def untrained(cell: Cell, seed: int, rows: torch.Tensor) -> SAE[Any]:

@@ -3,7 +3,7 @@
     python benchmarks/real_text.py text
     python benchmarks/table2.py --text text                    # every study, resumed where it was
     python benchmarks/table2.py --text text --studies grid
-    python benchmarks/table2.py --print
+    python benchmarks/table2.py --print --figure
 
 SmolLM2-135M after block 9, contexts of 128, steps of 2048 tokens, 4096 latents, k = 40. A cell is
 one variant with one setting and several seeds, which differ in weights and in the order of the data
@@ -16,14 +16,17 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from figures import keep_figure
 from parallel import kept_rows
 from provenance import keep_result, provenance
 from real_study import measure
 from sae_lens import LanguageModelSAERunnerConfig, LoggingConfig
+from table2_report import Row, cells_table, frontier_figure
 from table2_studies import STUDIES, best_rates
 
 from sae_lens_isae import ISAETrainingSAEConfig
@@ -56,30 +59,9 @@ def cached(args: argparse.Namespace) -> ActivationCache:
     return cache_activations(cfg, args.activations)
 
 
-def lines(rows: list[dict[str, Any]]) -> list[str]:
-    """The rows as a table."""
-    found = [
-        "| cell | MSE | MSE, LS | R | DCS | found | IoU | l2 | l2, LS | oracle IoU | dead | s |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        again = row.get("refit", {})
-        cells = [
-            row["cell"],
-            f"{row['mse']:.4f}",
-            f"{again['mse']:.4f}" if again else "",
-            f"{row['r_arip']:.3f}",
-            f"{row['dcs']:.3f}",
-            f"{row['found']:.0%}",
-            f"{row['sae_iou']:.3f}",
-            f"{row['sae_l2']:.3f}",
-            f"{again['sae_l2']:.3f}" if again else "",
-            f"{row['oracle_iou']:.3f}",
-            "/".join(map(str, row["n_dead"])),
-            f"{row['training_seconds']:.0f}",
-        ]
-        found.append(f"| {' | '.join(cells)} |")
-    return found
+def printed(rows: Sequence[Row]) -> str:
+    """A line for each cell."""
+    return "\n".join(f"| {' | '.join(line)} |" for line in cells_table(rows))
 
 
 def main() -> None:
@@ -98,6 +80,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=4, help="processes on each GPU")
     parser.add_argument("--name", default="table2", help="of the result file")
     parser.add_argument("--print", action="store_true", help="print the table and stop")
+    parser.add_argument("--figure", action="store_true", help="draw error against agreement, too")
     args = parser.parse_args()
     rows = kept_rows(args.name)
     rates = best_rates(rows)
@@ -118,10 +101,12 @@ def main() -> None:
             rows.sort(key=lambda r: order.index(r["cell"]) if r["cell"] in order else len(order))
             setting = {"activations": cache.n_activations, "source": dict(cache.source)}
             keep_result(args.name, {"setting": setting, "rows": rows})
-            print(f"{time.perf_counter() - start:.0f} s {lines([row])[-1]}", flush=True)
+            print(f"\n{time.perf_counter() - start:.0f} s {printed([row])}", flush=True)
 
         measure(missing, cache, args.work, args.workers, keep)
-    print("\n".join(lines(rows)))
+    print(printed(rows))
+    if args.figure:
+        keep_figure(f"{args.name}_frontier", frontier_figure(rows))
 
 
 if __name__ == "__main__":

@@ -69,8 +69,27 @@ def least_squares(rates: Rates) -> Iterator[Cell]:  # noqa: ARG001
     }
     for change, settings in changes.items():
         yield replace(base, name=f"iSAE-LS, {change}", sae=settings)
+    for lr in (2e-3, 4e-3):
+        name = f"iSAE-LS, non-negative, lr {lr:g}"
+        yield replace(base, name=name, lr=lr, sae={"activation": "topk"})
     yield replace(base, name="iSAE, aRIP 0.003", variant="iSAE", sae={"arip_weight": 0.003})
     yield replace(base, name="iSAE, aRIP 0.03", variant="iSAE", sae={"arip_weight": 0.03})
+
+
+def candidates(rates: Rates) -> Iterator[Cell]:
+    """Among how many latents the solution of iSAE-LS chooses, trained so and afterwards."""
+    base = Cell(name="", variant="iSAE-LS", lr=4e-3)
+    for m in (1.25, 1.5, 2, 3):
+        yield replace(base, name=f"iSAE-LS, m = {m:g}", sae={"candidates": m})
+    for m in (1.5, 2):
+        name = f"iSAE-LS, m = {m:g}, lr 0.002"
+        yield replace(base, name=name, lr=2e-3, sae={"candidates": m})
+    for variant, lr in rates.items():
+        if variant != "iSAE-ME":
+            for m in (1.25, 1.5, 2):
+                of = _long(variant)
+                name = f"{of}, m = {m:g} afterwards"
+                yield Cell(name=name, variant="refit", lr=lr, of=of, sae={"candidates": m})
 
 
 def frontier(rates: Rates) -> Iterator[Cell]:  # noqa: ARG001
@@ -105,9 +124,11 @@ def _free(n_steps: int, candidates: float | None) -> str:
 def long(rates: Rates) -> Iterator[Cell]:
     """Every variant at the best of its grid, four times as long."""
     for variant, lr in rates.items():
-        yield Cell(
-            name=f"{variant}, 160 M tokens", variant=variant, lr=lr, n_tokens=160e6, n_seeds=3
-        )
+        yield Cell(name=_long(variant), variant=variant, lr=lr, n_tokens=160e6, n_seeds=3)
+
+
+def _long(variant: str) -> str:
+    return f"{variant}, 160 M tokens"
 
 
 def consensus(rates: Rates) -> Iterator[Cell]:
@@ -166,6 +187,7 @@ STUDIES: dict[str, Callable[[Rates], Iterator[Cell]]] = {
     "grid": grid,
     "long": long,
     "least_squares": least_squares,
+    "candidates": candidates,
     "frontier": frontier,
     "consensus": consensus,
     "moves": moves,

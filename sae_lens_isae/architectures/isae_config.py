@@ -15,6 +15,16 @@ Normalization = Literal[
 ]
 
 
+def check_candidates(candidates: float) -> None:
+    """Refuse a multiple of k that leaves fewer than k candidates.
+
+    Raises:
+        InputError: It does.
+    """
+    if not candidates >= 1:
+        raise InputError(f"candidates is a multiple of k and must be >= 1, got {candidates}")
+
+
 def _check_activation(activation: str) -> None:
     if activation not in get_args(Activation):
         raise InputError(
@@ -50,8 +60,9 @@ class ISAETrainingSAEConfig(TopKTrainingSAEConfig, LossTermsConfig):
 
     activation: Activation = "abstopk"
     """Sparsifier: 'abstopk' keeps the k largest magnitudes with sign, 'topk' is the usual one."""
-    arip_weight: float = 0.1
-    """Weight of the approximate-RIP regulariser; 0 switches it off, the paper uses 0.1."""
+    arip_weight: float = 0.01
+    """Weight of the approximate-RIP regulariser; 0 switches it off. The paper's 0.1 costs error and
+    agreement, on synthetic data and on a language model."""
     aux_loss_coefficient: float = 1 / 32
     """Weight of the loss that lets dead latents reconstruct the residual (Gao et al.: 1/32)."""
     resample_until: int = 0

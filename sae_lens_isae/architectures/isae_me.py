@@ -18,7 +18,11 @@ from torch import nn
 from typing_extensions import override
 
 from sae_lens_isae.architectures.isae import ISAESAE, ISAETrainingSAE
-from sae_lens_isae.architectures.isae_config import ISAESAEConfig, ISAETrainingSAEConfig
+from sae_lens_isae.architectures.isae_config import (
+    ISAESAEConfig,
+    ISAETrainingSAEConfig,
+    check_candidates,
+)
 from sae_lens_isae.errors import InputError
 from sae_lens_isae.ops.compiling import not_compiled
 from sae_lens_isae.ops.multistep import EncodedCodes, encode_codes, multistep_encode
@@ -37,8 +41,7 @@ def _check_multistep(encoder_steps: int, step_matrix: str, candidates: float | N
     if step_matrix not in _STEP_MATRICES:
         raise InputError(f"step_matrix must be one of {list(_STEP_MATRICES)}, got {step_matrix!r}")
     if candidates is not None:
-        if not candidates >= 1:
-            raise InputError(f"candidates is a multiple of k and must be >= 1, got {candidates}")
+        check_candidates(candidates)
         if step_matrix != "tied":
             raise InputError("candidates needs step_matrix='tied'")
 

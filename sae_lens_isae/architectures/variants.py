@@ -6,11 +6,11 @@ from sae_lens_isae.architectures.isae_config import ISAETrainingSAEConfig
 from sae_lens_isae.architectures.isae_me import ISAEMETrainingSAEConfig
 
 
-def paper_variants(arip_weight: float = 0.1, **shared: Any) -> dict[str, ISAETrainingSAEConfig]:
+def paper_variants(arip_weight: float = 0.01, **shared: Any) -> dict[str, ISAETrainingSAEConfig]:
     """Configs of TopK, AbsTopK, iSAE and iSAE-ME, in the order of the paper's tables.
 
     Args:
-        arip_weight: Of iSAE and iSAE-ME; the other two are without.
+        arip_weight: Of iSAE and iSAE-ME, the paper uses 0.1; the other two are without.
         shared: `d_in`, `d_sae`, `k` and further config fields, the same for all four.
 
     Examples:

@@ -191,12 +191,23 @@ def _check_settings(n_saes: int, at_least: int, found_cosine: float) -> None:
         raise InputError(f"cosine must be above 0 and at most 1, got {found_cosine}")
 
 
+_ALIKE = (
+    "d_in",
+    "d_sae",
+    "k",
+    "activation",
+    "step_matrix",
+    "candidates",
+    "normalize_activations",
+)
+
+
 def _check_alike(saes: Mapping[str, SAE[Any]]) -> None:
     first_name, first = next(iter(saes.items()))
     for name, sae in saes.items():
         if isinstance(sae, TrainingSAE):
             raise InputError(f"{name} is a training SAE; save it with save_inference_model")
-        for setting in ("d_in", "d_sae", "k", "activation", "step_matrix", "normalize_activations"):
+        for setting in _ALIKE:
             one, other = (getattr(each.cfg, setting, None) for each in (first, sae))
             if one != other:
                 raise InputError(

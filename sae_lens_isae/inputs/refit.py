@@ -8,12 +8,12 @@ import torch
 from sae_lens import SAE, TrainingSAE
 from sae_lens.registry import SAE_CLASS_REGISTRY
 
-from sae_lens_isae.architectures.least_squares import SUFFIX
+from sae_lens_isae.architectures.least_squares import SUFFIX, CandidatesConfig
 from sae_lens_isae.errors import InputError
 
 
 @torch.no_grad()
-def refit(sae: SAE[Any]) -> SAE[Any]:
+def refit(sae: SAE[Any], candidates: float = 1.0) -> SAE[Any]:
     """The same SAE with the coefficients that rebuild its input best on the supports it chooses.
 
     Nothing is trained: weights and supports stay, the error falls, and codes become what assumption
@@ -25,9 +25,14 @@ def refit(sae: SAE[Any]) -> SAE[Any]:
     Args:
         sae: Any SAE that SAELens loads and that rebuilds single activations. It is not changed; the
             result has weights of its own.
+        candidates: Of TopK and AbsTopK: the `candidates` * k latents that are largest in the
+            encoder's code are solved for, and the k with the largest coefficients stay. Above 1
+            supports are no longer those of the encoder: the error falls further, and seeds agree
+            less on them.
 
     Raises:
-        InputError: It is a training SAE, a transcoder, or solved for already.
+        InputError: It is a training SAE, a transcoder, or solved for already; or it has no `k` and
+            `candidates` is not 1.
 
     Examples:
         >>> import torch
@@ -55,6 +60,12 @@ def refit(sae: SAE[Any]) -> SAE[Any]:
         )
     sae_class, config_class = SAE_CLASS_REGISTRY[name]
     settings = {**sae.cfg.to_dict(), "architecture": name, "device": str(sae.device)}
+    if issubclass(config_class, CandidatesConfig):
+        settings["candidates"] = candidates
+    elif candidates != 1:
+        raise InputError(
+            f"candidates must be 1 for {architecture!r}; TopK and AbsTopK can propose more latents"
+        )
     solved = sae_class(config_class.from_dict(settings))
     solved.load_state_dict(sae.state_dict())
     return solved.eval()

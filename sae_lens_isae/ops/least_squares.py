@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 
 from sae_lens_isae.ops.backends import triton_serves
 from sae_lens_isae.ops.compiling import not_compiled
+from sae_lens_isae.ops.selection import SelectedEntries, select_largest
 from sae_lens_isae.ops.sparse import dot_rows, sum_rows
 
 _MOST_NUMBERS = 1 << 26
@@ -62,6 +63,36 @@ def least_squares_values(
             for rows, gram in _gram_matrices(dictionary, indices)
         ]
     return torch.cat(solved) if len(solved) > 1 else solved[0]
+
+
+@torch.no_grad()
+def pruned_least_squares(
+    target: Float[torch.Tensor, "batch d_in"],
+    dictionary: Float[torch.Tensor, "d_sae d_in"],
+    candidates: Int[torch.Tensor, "batch m"],
+    values: Float[torch.Tensor, "batch m"],
+    k: int,
+    keep_sign: bool,
+) -> SelectedEntries:
+    """The `k` candidates with the largest coefficients, and the coefficients of least error for
+    them: all candidates are solved for, and those that stay once more.
+
+    This is how subspace pursuit (Dai & Milenkovic 2009) prunes its candidates. An encoder ranks
+    latents by what each has in common with x; the solution knows what the others explain.
+
+    Args:
+        values: The encoder's coefficients; where they are 0 there is no candidate.
+        keep_sign: As in `least_squares_values`.
+    """
+    solved = least_squares_values(target, dictionary, candidates, values, keep_sign)
+    if k >= candidates.shape[1]:
+        return SelectedEntries(candidates, solved)
+    # of entries that are 0 any may fill up: they stay out of the support
+    kept = select_largest(solved, k, signed=True).indices
+    indices, start = candidates.gather(-1, kept), solved.gather(-1, kept)
+    return SelectedEntries(
+        indices, least_squares_values(target, dictionary, indices, start, keep_sign)
+    )
 
 
 def _gram_matrices(

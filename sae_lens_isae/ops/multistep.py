@@ -23,7 +23,7 @@ from torch.autograd.function import once_differentiable
 
 from sae_lens_isae.ops.backends import choose_form, triton_serves
 from sae_lens_isae.ops.compiling import not_compiled
-from sae_lens_isae.ops.selection import select_largest, select_largest_of_sum
+from sae_lens_isae.ops.selection import SelectedEntries, select_largest, select_largest_of_sum
 from sae_lens_isae.ops.sparse import (
     accumulate_rows,
     form_to_accumulate,
@@ -81,8 +81,8 @@ class EncodedCodes(NamedTuple):
     """(x - b) W_enc."""
     hidden_pre: Float[torch.Tensor, "batch d_sae"]
     """u(T), from which the last selection chose; `linear_pre` itself for one step."""
-    linear_values: Float[torch.Tensor, "batch k"] | None = None
-    """The encoder's own values, where `values` were solved for."""
+    linear: SelectedEntries | None = None
+    """What the encoder itself chose, and its values, where `values` were solved for."""
 
 
 @not_compiled

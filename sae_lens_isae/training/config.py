@@ -21,6 +21,7 @@ from simple_parsing.docstring import get_attribute_docstring
 
 from sae_lens_isae._private import parse_runner_config
 from sae_lens_isae.architectures.isae_config import ISAETrainingSAEConfig
+from sae_lens_isae.architectures.isae_ls import ISAELSTrainingSAEConfig
 from sae_lens_isae.architectures.isae_me import ISAEMETrainingSAEConfig
 from sae_lens_isae.errors import InputError, MissingInputError, explained
 from sae_lens_isae.losses import LossTermsConfig
@@ -99,9 +100,10 @@ def help_of_fields() -> str:
     """The fields that this package adds to SAELens' configs, by what they belong to."""
     others = ", ".join(n for n in SAE_TRAINING_CLASS_REGISTRY if n.startswith("regularized_"))
     groups: dict[str, tuple[type[TrainingSAEConfig], ...]] = {
-        "Recipe (--architecture isae, isae_me)": (ISAETrainingSAEConfig,),
+        "Recipe (--architecture isae, isae_me, isae_ls)": (ISAETrainingSAEConfig,),
         "Multistep encoder (--architecture isae_me)": (ISAEMETrainingSAEConfig,),
-        f"Loss terms (--architecture isae, isae_me, {others})": LossTermsConfig.__bases__,
+        "Least squares (--architecture isae_ls)": (ISAELSTrainingSAEConfig,),
+        f"Loss terms (--architecture isae, isae_me, isae_ls, {others})": LossTermsConfig.__bases__,
     }
     lines: list[str] = []
     for title, classes in groups.items():

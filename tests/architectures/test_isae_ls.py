@@ -49,9 +49,10 @@ def error(sae, x):
     return (sae(x) - x).square().sum(-1)
 
 
+@pytest.mark.parametrize("candidates", [1.0, 1.5])
 @pytest.mark.parametrize("activation", ["abstopk", "topk"])
 @pytest.mark.parametrize("reaches", [False, True])
-def test_gradient_is_that_through_the_solution(activation, reaches):
+def test_gradient_is_that_through_the_solution(activation, reaches, candidates):
     """In float64, against autograd through a solver: the solution needs no gradient of its own."""
     cfg = ISAELSTrainingSAEConfig(
         d_in=D_IN,
@@ -61,6 +62,7 @@ def test_gradient_is_that_through_the_solution(activation, reaches):
         activation=activation,
         arip_weight=0.0,
         linear_loss_weight=0.7,
+        candidates=candidates,
         linear_loss_reaches_atoms=reaches,
     )
     sae = make_sae(cfg)
@@ -77,10 +79,9 @@ def test_gradient_is_that_through_the_solution(activation, reaches):
     values = linear.gather(-1, chosen)
     if activation == "topk":
         values = values.relu()
-    active = values.detach() != 0
-    if activation == "topk":
-        active = sae.encode(x).gather(-1, chosen) != 0
-    rows = atoms[chosen] * active[..., None]
+    solved_for = sae.encode(x).abs().topk(K, dim=-1).indices
+    active = sae.encode(x).gather(-1, solved_for) != 0
+    rows = atoms[solved_for] * active[..., None]
     solved = torch.linalg.pinv(rows.mT) @ (x - b)[..., None]
     weight = 1 / x.square().sum(-1)
     loss = (weight * ((solved.mT @ rows)[:, 0] + b - x).square().sum(-1)).mean()
@@ -92,14 +93,22 @@ def test_gradient_is_that_through_the_solution(activation, reaches):
         torch.testing.assert_close(found.grad, expected.grad, rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.parametrize("candidates", [1.0, 2.0])
 @pytest.mark.parametrize("variant", ["iSAE-LS", "iSAE-LS topk"])
-def test_what_is_exported_solves_for_its_codes(variant, tmp_path):
+def test_what_is_exported_solves_for_its_codes(variant, candidates, tmp_path):
     """Assumption A6 as `isae audit` measures it."""
-    sae = train_sae(isae_config(variant, normalize_activations="expected_average_only_in"))
+    sae = train_sae(
+        isae_config(
+            variant, normalize_activations="expected_average_only_in", candidates=candidates
+        )
+    )
     sae.save_inference_model(tmp_path)
     loaded = SAE.load_from_disk(tmp_path)
     assert loaded.cfg.architecture() == ("topk_ls" if "topk" in variant else "abstopk_ls")
+    assert loaded.cfg.candidates == candidates
     x = next(Activations(0.5, start=99))
+    assert ((loaded.encode(x) != 0).sum(-1) <= K).all()
+    torch.testing.assert_close(loaded.encode(x), sae.encode(x), rtol=1e-3, atol=1e-4)
     linear = LinearSAE(loaded)
     code = linear.encode(x)
     gap, _ = least_squares_gap(linear.atoms, SparseCodes.from_dense(code.codes), x - code.offset)
@@ -153,6 +162,23 @@ def test_refit_keeps_the_supports_and_lowers_the_error(architecture, normalizati
     torch.testing.assert_close(
         linear.decode(code.codes, code.offset), solved(x), rtol=1e-3, atol=1e-3
     )
+
+
+@pytest.mark.parametrize("architecture", ["topk", "abstopk"])
+def test_more_candidates_lower_the_error_further(architecture, tmp_path):
+    sae, x = inference_sae(architecture), next(Activations(0.5))
+    errors = [error(refit(sae, candidates), x).mean() for candidates in (1, 1.5, 2)]
+    assert errors[0] > errors[1] > errors[2]
+    solved = refit(sae, 2)
+    solved.save_model(tmp_path)
+    torch.testing.assert_close(SAE.load_from_disk(tmp_path).encode(x), solved.encode(x))
+    codes = solved.encode(x)
+    assert ((codes != 0).sum(-1) <= K).all()
+    # what stays was among what the encoder ranks first
+    ranked = (x - sae.b_dec) @ sae.W_enc + sae.b_enc
+    ranked = ranked.abs() if architecture == "abstopk" else ranked
+    proposed = torch.zeros_like(codes).scatter(-1, ranked.topk(2 * K, dim=-1).indices, 1.0)
+    assert ((codes != 0) <= (proposed != 0)).all()
 
 
 def test_refit_is_folded():
@@ -221,6 +247,8 @@ def test_refitted_saes_are_compared(tmp_path):
     [
         (lambda: make_sae(isae_config("iSAE")), "save_inference_model"),
         (lambda: refit(inference_sae("topk")), "'topk_ls'"),
+        (lambda: refit(inference_sae("topk"), 0.5), "must be >= 1, got 0.5"),
+        (lambda: refit(inference_sae("jumprelu"), 2), "candidates must be 1 for 'jumprelu'"),
         (
             lambda: get_sae_class("transcoder")[0](
                 get_sae_class("transcoder")[1](d_in=4, d_out=4, d_sae=8, apply_b_dec_to_input=False)
@@ -240,6 +268,7 @@ def test_what_cannot_be_refitted_is_refused(make, message):
         ({"linear_loss_weight": 0.0}, "linear_loss_weight"),
         ({"linear_loss_weight": float("nan")}, "linear_loss_weight"),
         ({"solve_after_steps": -1}, "solve_after_steps"),
+        ({"candidates": 0.9}, "candidates is a multiple of k"),
     ],
 )
 def test_settings_out_of_range(settings, message):

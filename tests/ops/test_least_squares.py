@@ -8,7 +8,7 @@ import scipy.optimize
 import torch
 
 from sae_lens_isae.ops.backends import use_backend
-from sae_lens_isae.ops.least_squares import least_squares_values
+from sae_lens_isae.ops.least_squares import least_squares_values, pruned_least_squares
 from tests.ops.conftest import BACKENDS_AND_DEVICES
 
 N, D_IN, D_SAE, K = 48, 24, 60, 7
@@ -109,3 +109,40 @@ def test_many_samples_are_solved_in_parts(n, monkeypatch):
     torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-5)
     none = least_squares_values(x[:0], atoms, indices[:0], values[:0], keep_sign=False)
     assert none.shape == (0, K)
+
+
+@pytest.mark.parametrize(("backend", "device"), BACKENDS_AND_DEVICES)
+@pytest.mark.parametrize("keep_sign", [False, True])
+def test_of_the_candidates_those_with_the_largest_coefficients_stay(keep_sign, backend, device):
+    x, atoms, _, _ = problem()
+    x = x[:16]
+    linear = x @ atoms.T
+    candidates = linear.topk(2 * K, dim=-1).indices
+    values = linear.gather(-1, candidates)
+    with use_backend(backend):
+        on_device = (t.to(device) for t in (x, atoms, candidates, values))
+        found, solved = pruned_least_squares(*on_device, k=K, keep_sign=keep_sign)
+    assert found.shape == solved.shape == (len(x), K)
+    for sample, of_sample, kept, z in zip(x, candidates, found.cpu(), solved.cpu(), strict=True):
+        matrix, y = atoms.double().numpy().T, sample.double().numpy()
+        solve = scipy.optimize.nnls if keep_sign else np.linalg.lstsq
+        first = solve(matrix[:, of_sample.numpy()], y)[0]
+        largest = np.argsort(-np.abs(first))[:K]
+        expected = set(of_sample[largest].tolist())
+        if not keep_sign:
+            assert set(kept.tolist()) == expected
+        second = solve(matrix[:, kept.numpy()], y)[0]
+        if keep_sign:
+            assert (z >= 0).all()
+            # latents that come out negative are left out one after the other, not the best set
+            assert len(set(kept[z > 0].tolist()) - expected) <= 2
+        else:
+            np.testing.assert_allclose(z.numpy(), second, rtol=1e-3, atol=1e-4)
+
+
+def test_without_more_candidates_than_k_all_stay():
+    x, atoms, indices, values = problem()
+    found, solved = pruned_least_squares(x, atoms, indices, values, k=K, keep_sign=False)
+    assert torch.equal(found, indices)
+    expected = least_squares_values(x, atoms, indices, values, keep_sign=False)
+    assert torch.equal(solved, expected)

@@ -23,7 +23,9 @@ from tests.training.test_recovery import runner_config as lm_config
 
 VARIANT_FIELDS = ("activation", "arip_weight", "encoder_steps", "step_matrix")
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
-OF_PAPER_1 = [path for path in CONFIGS if path.stem.endswith(("topk", "isae", "isae_me"))]
+OF_PAPER_1 = [
+    path for path in CONFIGS if path.stem.endswith(("topk", "isae", "isae_me", "isae_ls"))
+]
 
 
 def test_every_kind_of_value_comes_through(tmp_path):
@@ -72,8 +74,9 @@ def test_configs_of_paper_1_say_what_their_name_says(path):
     expected = {
         "topk": ("isae", "topk", 0.0),
         "abstopk": ("isae", "abstopk", 0.0),
-        "isae": ("isae", "abstopk", 0.1),
-        "isae_me": ("isae_me", "abstopk", 0.1),
+        "isae": ("isae", "abstopk", 0.01),
+        "isae_me": ("isae_me", "abstopk", 0.01),
+        "isae_ls": ("isae_ls", "abstopk", 0.01),
     }[variant]
     assert (cfg.sae.architecture(), cfg.sae.activation, cfg.sae.arip_weight) == expected
     if model == "pythia160m":  # Nelson et al. 2026, section 4
@@ -96,12 +99,12 @@ def test_configs_of_paper_5_have_its_setting(name, weight):
     assert getattr(cfg.sae, "l1_coefficient", None) == (10 if name == "relu" else None)
 
 
-def test_the_four_configs_of_a_model_differ_in_the_variant_only():
+def test_the_configs_of_a_model_differ_in_the_variant_and_its_learning_rate_only():
     for model in ("pythia160m", "smollm2"):
         texts = [yaml.safe_load(p.read_text()) for p in OF_PAPER_1 if p.stem.startswith(model)]
-        assert len(texts) == 4
+        assert len(texts) == 5
         for settings in texts:
-            settings.pop("output_path")
+            del settings["output_path"], settings["lr"]
             for name in (
                 "architecture",
                 "activation",
