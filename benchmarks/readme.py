@@ -1,4 +1,4 @@
-"""The README's picture and table, from the results of `demo.py` and `demo.py --real`.
+"""The README's picture and table, from the results of `demo.py` and `table2.py`.
 
 python benchmarks/readme.py    # docs/picture.png (needs kaleido and a Chrome) and README.md
 """
@@ -13,22 +13,30 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 from provenance import RESULTS
+from table2_report import long_rows
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 PICTURE = ROOT / "docs" / "picture.png"
-TITLES = {"demo": "synthetic data, 4,000 steps", "demo_real": "SmolLM2-135M, 1,500 steps"}
+TITLES = ("synthetic data, 4,000 steps", "SmolLM2-135M, 160 million tokens")
 COLUMNS = {"mse": ".3f", "sae_iou": ".3f", "oracle_iou": ".3f", "dcs": ".3f"}
+Rows = dict[str, dict[str, Any]]
 
 
-def load(name: str) -> dict[str, Any]:
-    """The result of a demo."""
-    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+def load(name: str) -> list[dict[str, Any]]:
+    """The rows of a result."""
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))["rows"]
+
+
+def both() -> tuple[Rows, Rows]:
+    """Rows by variant: on synthetic data, and on the real model."""
+    real = {row["setting"]["variant"]: dict(row) for row in long_rows(load("table2"))}
+    return {row["variant"]: row for row in load("demo")}, real
 
 
 def table_lines() -> list[str]:
     """A line per variant: synthetic data, then the real model."""
-    synthetic, real = ({row["variant"]: row for row in load(name)["rows"]} for name in TITLES)
+    synthetic, real = both()
     lines: list[str] = []
     for variant in real:
         left, right = (
@@ -42,9 +50,35 @@ def table_lines() -> list[str]:
     return lines
 
 
+def dcs_by_chance() -> float:
+    """On the real model, of random directions with the activations' covariance."""
+    (dcs,) = (row["dcs"] for row in load("table2") if row["cell"] == "by chance, covariance")
+    return dcs
+
+
 def chance() -> str:
-    """DCS by chance on the real model, as the README says it."""
-    return f"DCS by chance {load('demo_real')['settings']['dcs_by_chance']:.3f}"
+    """DCS by chance, as the README says it."""
+    return f"DCS by chance {dcs_by_chance():.3f}"
+
+
+def claims() -> list[str]:
+    """What the README says of the numbers in words."""
+    _, real = both()
+    (proposing,) = (
+        row["mse"]
+        for row in load("table2")
+        if row["cell"] == "iSAE-LS, 160 M tokens, m = 1.5 afterwards"
+    )
+    topk = real["TopK"]["mse"]
+    demo = json.loads((RESULTS / "demo_real.json").read_text(encoding="utf-8"))
+    dcs = {row["variant"]: row["dcs"] for row in demo["rows"]}
+    by_chance = demo["settings"]["dcs_by_chance"]
+    return [
+        f"at {real['iSAE-LS']['mse'] / topk - 1:.0%} more error than TopK",
+        f"or {1 - proposing / topk:.0%} less with `candidates` 1.5",
+        f"iSAE-ME has {1 - real['iSAE-ME']['mse'] / topk:.0%} less error",
+        f"DCS {dcs['TopK, usual lr']:.2f} and {dcs['TopK']:.2f} where chance is {by_chance:.2f}",
+    ]
 
 
 def with_table(text: str) -> str:
@@ -58,27 +92,25 @@ def with_table(text: str) -> str:
 
 def picture() -> go.Figure:
     """IoU and DCS of two seeds, by variant."""
-    fig = make_subplots(1, 2, subplot_titles=list(TITLES.values()), shared_yaxes=True)
+    fig = make_subplots(1, 2, subplot_titles=TITLES, shared_yaxes=True)
     series = {
         "sae_iou": ("same latents fire (IoU)", "#1f77b4"),
         "dcs": ("same atoms (DCS)", "#c9d3df"),
     }
-    for column, name in enumerate(TITLES, start=1):
-        rows = load(name)["rows"]
+    for column, rows in enumerate(both(), start=1):
         for key, (label, colour) in series.items():
             fig.add_bar(
-                x=[row["variant"] for row in rows],
-                y=[row[key] for row in rows],
+                x=list(rows),
+                y=[row[key] for row in rows.values()],
                 name=label,
                 marker_color=colour,
                 showlegend=column == 1,
                 row=1,
                 col=column,
             )
-    by_chance = load("demo_real")["settings"]["dcs_by_chance"]
-    fig.add_hline(y=by_chance, line_dash="dot", annotation_text="DCS by chance", row=1, col=2)
+    fig.add_hline(y=dcs_by_chance(), line_dash="dot", annotation_text="DCS by chance", row=1, col=2)
     fig.update_yaxes(range=[0, 1.05])
-    fig.update_yaxes(title="agreement of two seeds", col=1)
+    fig.update_yaxes(title="agreement of seeds", col=1)
     fig.update_layout(
         template="plotly_white",
         width=1000,

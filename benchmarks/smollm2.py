@@ -1,6 +1,6 @@
 """Train configs/smollm2_<variant>.yaml with two seeds, evaluate with SAELens, compare the seeds.
 
-`python benchmarks/smollm2.py [variant ...]`, by default isae_me; minutes a variant on two cores.
+`python benchmarks/smollm2.py [variant ...]`, by default isae_ls; minutes a variant on two cores.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from sae_lens_isae.training.runs import train
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 
-for variant in sys.argv[1:] or ["isae_me"]:
+for variant in sys.argv[1:] or ["isae_ls"]:
     with tempfile.TemporaryDirectory() as folder:
         config = CONFIGS / f"smollm2_{variant}.yaml"
         start = time.perf_counter()

@@ -15,6 +15,7 @@ script again. Needs a GPU with 80 GB; all of them are used.
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +24,7 @@ from typing import Any
 import torch
 from figures import keep_figure
 from parallel import kept_rows
-from provenance import keep_result, provenance
+from provenance import RESULTS, keep_result, provenance
 from real_study import measure
 from sae_lens import LanguageModelSAERunnerConfig, LoggingConfig
 from table2_report import Row, cells_table, frontier_figure
@@ -57,6 +58,13 @@ def cached(args: argparse.Namespace) -> ActivationCache:
         logger=LoggingConfig(log_to_wandb=False),
     )
     return cache_activations(cfg, args.activations)
+
+
+def check_same(name: str, setting: dict[str, Any]) -> None:
+    """Rows of one file are of one cache."""
+    path = RESULTS / f"{name}.json"
+    if path.exists() and json.loads(path.read_text(encoding="utf-8"))["setting"] != setting:
+        raise SystemExit(f"{path} holds rows for other activations; give this one another --name")
 
 
 def printed(rows: Sequence[Row]) -> str:
@@ -95,11 +103,12 @@ def main() -> None:
         start = time.perf_counter()
         cache = cached(args)
         print(f"{cache.n_activations:,} activations, {time.perf_counter() - start:.0f} s")
+        setting = {"activations": cache.n_activations, "source": dict(cache.source)}
+        check_same(args.name, setting)
 
         def keep(row: dict[str, Any]) -> None:
             rows.append({**row, "made": provenance()})
             rows.sort(key=lambda r: order.index(r["cell"]) if r["cell"] in order else len(order))
-            setting = {"activations": cache.n_activations, "source": dict(cache.source)}
             keep_result(args.name, {"setting": setting, "rows": rows})
             print(f"\n{time.perf_counter() - start:.0f} s {printed([row])}", flush=True)
 

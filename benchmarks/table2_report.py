@@ -118,20 +118,22 @@ def frontier_figure(rows: Sequence[Row]) -> go.Figure:
         colour = _COLOURS[variant]
         grid = [row for row in in_grid if row["setting"]["variant"] == variant]
         grid.sort(key=lambda row: row["setting"]["lr"])
-        changed = [row for row in others if row["setting"]["variant"].startswith(variant + ",")]
-        changed += [row for row in others if row["setting"]["variant"] == variant]
         longest = [row for row in long_rows(rows) if row["setting"]["variant"] == variant]
-        for of_variant, name, mode, marker in (
-            (grid, f"{variant}, 41 M tokens, by learning rate", "lines+markers", {"size": 8}),
-            (changed, f"{variant}, one change", "markers", {"size": 9, "symbol": "x-thin"}),
-            (longest, f"{variant}, 160 M tokens", "markers", {"size": 15, "symbol": "star"}),
+        of_variant = [row for row in others if row["cell"].startswith(f"{variant},")]
+        afterwards = [row for row in of_variant if row["setting"]["variant"] == "refit"]
+        changed = [row for row in of_variant if row["setting"]["variant"] != "refit"]
+        for shown, name, mode, marker in (
+            (grid, "41 M tokens, by learning rate", "lines+markers", {"size": 8}),
+            (changed, "one change", "markers", {"size": 9, "symbol": "x-thin"}),
+            (longest, "160 M tokens", "markers", {"size": 15, "symbol": "star"}),
+            (afterwards, "more candidates afterwards", "lines+markers", {"symbol": "diamond"}),
         ):
-            if of_variant:
+            if shown:
                 fig.add_scatter(
-                    x=[row["mse"] for row in of_variant],
-                    y=[row["sae_iou"] for row in of_variant],
-                    text=[row["cell"] for row in of_variant],
-                    name=name,
+                    x=[row["mse"] for row in shown],
+                    y=[row["sae_iou"] for row in shown],
+                    text=[row["cell"] for row in shown],
+                    name=f"{variant}, {name}",
                     mode=mode,
                     marker={**marker, "color": colour, "line": {"color": colour, "width": 2}},
                     line={"color": colour, "width": 1},

@@ -87,7 +87,7 @@ def candidates(rates: Rates) -> Iterator[Cell]:
     for variant, lr in rates.items():
         if variant != "iSAE-ME":
             for m in (1.25, 1.5, 2):
-                of = _long(variant)
+                of = name_of_long(variant)
                 name = f"{of}, m = {m:g} afterwards"
                 yield Cell(name=name, variant="refit", lr=lr, of=of, sae={"candidates": m})
 
@@ -124,11 +124,28 @@ def _free(n_steps: int, candidates: float | None) -> str:
 def long(rates: Rates) -> Iterator[Cell]:
     """Every variant at the best of its grid, four times as long."""
     for variant, lr in rates.items():
-        yield Cell(name=_long(variant), variant=variant, lr=lr, n_tokens=160e6, n_seeds=3)
+        yield Cell(name=name_of_long(variant), variant=variant, lr=lr, n_tokens=160e6, n_seeds=3)
 
 
-def _long(variant: str) -> str:
+def name_of_long(variant: str) -> str:
+    """Of the cell of the longest runs of a variant."""
     return f"{variant}, 160 M tokens"
+
+
+def longer(rates: Rates) -> Iterator[Cell]:
+    """More candidates in a long run, and the paper's number of tokens."""
+    for m in (1.5, 2):
+        yield Cell(
+            name=f"iSAE-LS, m = {m:g}, 160 M tokens",
+            variant="iSAE-LS",
+            lr=4e-3,
+            n_tokens=160e6,
+            sae={"candidates": m},
+        )
+    for variant in ("iSAE-LS", "iSAE"):
+        if variant in rates:
+            name = f"{variant}, 512 M tokens"
+            yield Cell(name=name, variant=variant, lr=rates[variant], n_tokens=512e6)
 
 
 def consensus(rates: Rates) -> Iterator[Cell]:
@@ -190,6 +207,7 @@ STUDIES: dict[str, Callable[[Rates], Iterator[Cell]]] = {
     "candidates": candidates,
     "frontier": frontier,
     "consensus": consensus,
+    "longer": longer,
     "moves": moves,
     "levers": levers,
     "outside": outside,

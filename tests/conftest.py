@@ -102,15 +102,17 @@ def train_sae(
 def isae_config(variant: str, **settings: Any) -> ISAETrainingSAEConfig:
     """One of the paper's variants at test size."""
     sizes = {"d_in": D_IN, "d_sae": D_SAE, "k": K, **settings}
+    # large enough to be seen in every comparison
+    arip = {"arip_weight": 0.1, **sizes}
     configs = {
         "TopK": lambda: ISAETrainingSAEConfig(**sizes, activation="topk", arip_weight=0.0),
         "AbsTopK": lambda: ISAETrainingSAEConfig(**sizes, arip_weight=0.0),
-        "iSAE": lambda: ISAETrainingSAEConfig(**sizes),
-        "iSAE-ME": lambda: sae_lens_isae.ISAEMETrainingSAEConfig(**sizes),
-        "iSAE-ME full": lambda: sae_lens_isae.ISAEMETrainingSAEConfig(**sizes, step_matrix="full"),
-        "iSAE-ME topk": lambda: sae_lens_isae.ISAEMETrainingSAEConfig(**sizes, activation="topk"),
-        "iSAE-LS": lambda: sae_lens_isae.ISAELSTrainingSAEConfig(**sizes),
-        "iSAE-LS topk": lambda: sae_lens_isae.ISAELSTrainingSAEConfig(**sizes, activation="topk"),
+        "iSAE": lambda: ISAETrainingSAEConfig(**arip),
+        "iSAE-ME": lambda: sae_lens_isae.ISAEMETrainingSAEConfig(**arip),
+        "iSAE-ME full": lambda: sae_lens_isae.ISAEMETrainingSAEConfig(**arip, step_matrix="full"),
+        "iSAE-ME topk": lambda: sae_lens_isae.ISAEMETrainingSAEConfig(**arip, activation="topk"),
+        "iSAE-LS": lambda: sae_lens_isae.ISAELSTrainingSAEConfig(**arip),
+        "iSAE-LS topk": lambda: sae_lens_isae.ISAELSTrainingSAEConfig(**arip, activation="topk"),
     }
     return configs[variant]()
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 import typer
-from readme import RESULTS, chance, table_lines
+from readme import RESULTS, chance, claims, table_lines
 from sae_lens import TopKTrainingSAE, TopKTrainingSAEConfig
 
 import sae_lens_isae
@@ -37,6 +37,9 @@ def test_its_figures_are_those_of_the_result_files():
     for line in table_lines():
         assert line in README
     assert chance() in README
+    said = " ".join(README.split())
+    for claim in claims():
+        assert claim in said
 
 
 def test_its_speed_is_that_of_the_result_file():

@@ -100,11 +100,10 @@ class LanguageModelSchedule:
         """Fields that SAELens' trainer and runner configs share.
 
         Args:
-            variant: Its name in the paper; TopK and iSAE-ME take a smaller learning rate than the
-                others.
+            variant: iSAE-ME takes a smaller learning rate than the others.
         """
         return {
-            "lr": 2e-3 if variant in ("TopK", "iSAE-ME") else 4e-3,
+            "lr": 2e-3 if variant == "iSAE-ME" else 4e-3,
             "lr_end": 0.0,
             "lr_warm_up_steps": min(500, self.n_steps // 10),
             "lr_decay_steps": 2 * self.n_steps // 5,

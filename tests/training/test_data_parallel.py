@@ -29,6 +29,7 @@ VARIANTS = [
     "iSAE",
     "iSAE-ME",
     "iSAE-ME full",
+    "iSAE-LS",
     "regularized_topk",
     "regularized_jumprelu",
 ]
