@@ -108,7 +108,13 @@ def picture() -> go.Figure:
                 row=1,
                 col=column,
             )
-    fig.add_hline(y=dcs_by_chance(), line_dash="dot", annotation_text="DCS by chance", row=1, col=2)
+    fig.add_hline(
+        y=dcs_by_chance(),
+        line_dash="dot",
+        annotation={"text": "DCS by chance", "bgcolor": "white"},
+        row=1,
+        col=2,
+    )
     fig.update_yaxes(range=[0, 1.05])
     fig.update_yaxes(title="agreement of seeds", col=1)
     fig.update_layout(

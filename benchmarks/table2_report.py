@@ -109,7 +109,8 @@ def cells_table(rows: Iterable[Row]) -> list[list[str]]:
 
 
 def frontier_figure(rows: Sequence[Row]) -> go.Figure:
-    """Error against agreement of every trained cell; lines join the rates of a grid."""
+    """Error against agreement of every trained cell: circles are the learning rates of a grid,
+    crosses one change each, stars the longest runs, diamonds those with more candidates."""
     fig = go.Figure()
     in_grid = of_study(rows, "grid")
     names = {row["cell"] for row in [*in_grid, *long_rows(rows)]}
@@ -122,18 +123,20 @@ def frontier_figure(rows: Sequence[Row]) -> go.Figure:
         of_variant = [row for row in others if row["cell"].startswith(f"{variant},")]
         afterwards = [row for row in of_variant if row["setting"]["variant"] == "refit"]
         changed = [row for row in of_variant if row["setting"]["variant"] != "refit"]
-        for shown, name, mode, marker in (
-            (grid, "41 M tokens, by learning rate", "lines+markers", {"size": 8}),
-            (changed, "one change", "markers", {"size": 9, "symbol": "x-thin"}),
-            (longest, "160 M tokens", "markers", {"size": 15, "symbol": "star"}),
-            (afterwards, "more candidates afterwards", "lines+markers", {"symbol": "diamond"}),
+        for shown, mode, marker in (
+            (grid, "lines+markers", {"size": 8}),
+            (changed, "markers", {"size": 9, "symbol": "x-thin"}),
+            (afterwards, "lines+markers", {"size": 9, "symbol": "diamond"}),
+            (longest, "markers", {"size": 15, "symbol": "star"}),
         ):
             if shown:
                 fig.add_scatter(
                     x=[row["mse"] for row in shown],
                     y=[row["sae_iou"] for row in shown],
                     text=[row["cell"] for row in shown],
-                    name=f"{variant}, {name}",
+                    name=variant,
+                    legendgroup=variant,
+                    showlegend=shown is longest,
                     mode=mode,
                     marker={**marker, "color": colour, "line": {"color": colour, "width": 2}},
                     line={"color": colour, "width": 1},
