@@ -30,7 +30,9 @@ def compare(
         whole: These activations; errors are relative to them.
     """
     torch.set_float32_matmul_precision("highest")
-    report = pairwise_identifiability(saes, x, n_oracle_samples=N_ORACLE, progress=False)
+    report = pairwise_identifiability(
+        saes, x, n_oracle_samples=N_ORACLE, chance=False, progress=False
+    )
     row = columns(report)
     if x is not whole:
         row["mse"] = mean(error(LinearSAE(sae), x, whole) for sae in saes.values())

@@ -30,6 +30,9 @@ def pairwise(
     found: Annotated[
         float, typer.Option(help="A latent counts as found again from this cosine on.")
     ] = 0.9,
+    chance: Annotated[
+        bool, typer.Option(help="Say what every number is by chance; costs some matchings.")
+    ] = True,
     table: options.Table = options.TableFormat.PARQUET,
     out: options.Out = Path("pairwise_report"),
     device: options.Device = None,
@@ -43,8 +46,9 @@ def pairwise(
     loads. Prints DCS, the mean |cosine| of matched atoms (1 is best); MCC, the
     same with signs; IoU, the overlap of the active latents (1 is best); l2, the
     distance of the codes over their norm (0 is best), with the SAEs' encoders
-    and with an oracle encoder on their dictionaries. Writes a page with plots,
-    JSON, and tables that say of every latent in which other SAEs it was found.
+    and with an oracle encoder on their dictionaries; and what all of them are
+    by chance. Writes a page with plots, JSON, and tables that say of every
+    latent in which other SAEs it was found.
 
     \b
     Example:
@@ -78,6 +82,7 @@ def pairwise(
             n_oracle_samples=oracle_samples,
             oracle_k=oracle_k,
             found_cosine=found,
+            chance=chance,
             seed=seed,
             force=force,
         )

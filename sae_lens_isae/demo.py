@@ -21,8 +21,7 @@ from sae_lens_isae.architectures.variants import paper_variants
 from sae_lens_isae.demo_report import DemoReport
 from sae_lens_isae.errors import InputError
 from sae_lens_isae.files import output_folder
-from sae_lens_isae.identifiability.chance import random_directions
-from sae_lens_isae.identifiability.matching import match_dictionaries
+from sae_lens_isae.identifiability.chance import PairSizes, dictionaries_by_chance
 from sae_lens_isae.identifiability.pairwise import pairwise_identifiability
 from sae_lens_isae.inputs.activation_cache import HELD_OUT_FILENAME
 from sae_lens_isae.progress import progress_bar
@@ -249,9 +248,11 @@ def _real_setting(s: RealDemo, schedule: LanguageModelSchedule) -> list[str]:
 
 def _chance(activations: torch.Tensor, d_sae: int) -> float:
     """DCS of two dictionaries of Gaussian directions with the covariance of the activations."""
-    generator = torch.Generator().manual_seed(0)
-    a, b = (random_directions(activations, d_sae, generator) for _ in range(2))
-    return match_dictionaries(a, b).dcs
+    sizes = [PairSizes(d_sae, d_sae, signed_codes=True)]
+    rows = dictionaries_by_chance(activations, sizes, 0.9, seed=0, device=activations.device)
+    (dcs,) = (row.dcs for row in rows if row.null == "covariance")
+    assert dcs is not None
+    return dcs
 
 
 def _check_seeds(n_seeds: int) -> None:
@@ -268,7 +269,9 @@ def _report(
 ) -> DemoReport:
     reports = {
         variant: pairwise_identifiability(
-            {f"seed_{seed}": sae.eval() for seed, sae in enumerate(seeds)}, activations
+            {f"seed_{seed}": sae.eval() for seed, sae in enumerate(seeds)},
+            activations,
+            chance=False,
         )
         for variant, seeds in saes.items()
     }

@@ -91,19 +91,31 @@ class CodeComparison:
         self._distance.append(distance.sqrt().cpu())
         self._norm.append((a.norm(dim=-1) + b.norm(dim=-1)).cpu() / 2)
 
+    def means(self) -> tuple[float, float] | None:
+        """IoU and l2; None if no codes came."""
+        if not self._iou:
+            return None
+        iou, distance, norm = self._samples()
+        return float(_mean(iou)), float(_mean_ratio(distance, norm))
+
     def agreement(self, rng: np.random.Generator) -> CodeAgreement | None:
         """Means and intervals; None if no codes came."""
         if not self._iou:
             return None
-        iou = torch.cat(self._iou).double().numpy()
-        distance = torch.cat(self._distance).double().numpy()
-        norm = torch.cat(self._norm).double().numpy()
+        iou, distance, norm = self._samples()
         return CodeAgreement(
             iou=_estimate((iou,), _mean, rng),
             l2=_estimate((distance, norm), _mean_ratio, rng),
             n_samples=len(iou),
             iou_histogram=np.histogram(iou, bins=_N_BINS, range=(0, 1))[0].tolist(),
         )
+
+    def _samples(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """IoU, distance and norm of every sample."""
+        iou, distance, norm = (
+            torch.cat(values).double().numpy() for values in (self._iou, self._distance, self._norm)
+        )
+        return iou, distance, norm
 
 
 def _mean(values: np.ndarray, axis: int = -1) -> np.ndarray:

@@ -12,6 +12,7 @@ import plotly.graph_objects as go
 from typing_extensions import override
 
 from sae_lens_isae.files import TableFormat, write_json, write_table
+from sae_lens_isae.identifiability.chance import TITLES, Chance, chance_table
 from sae_lens_isae.identifiability.code_agreement import CONFIDENCE
 from sae_lens_isae.identifiability.pairwise_plots import (
     MAX_POINTS,
@@ -43,6 +44,8 @@ class PairwiseReport(Report):
 
     saes: list[SAESummary]
     pairs: list[PairIdentifiability]
+    chance: list[Chance]
+    """What the numbers of the pairs are by chance; empty if it was left out."""
     latents: pd.DataFrame = field(repr=False)
     """One row per SAE and latent; see `LatentTables`."""
     partners: pd.DataFrame = field(repr=False)
@@ -71,8 +74,15 @@ class PairwiseReport(Report):
         return (
             f"{len(self.saes)} SAEs, {n_pairs}, {self.n_samples} activations: DCS {mean.dcs:.3f}, "
             f"IoU {mean.sae_iou:.3f}{oracle}, l2 {mean.sae_l2:.3f}; {share} of the latents were "
-            "found in all other SAEs."
+            f"found in all other SAEs.{self._chance_in_words()}"
         )
+
+    def _chance_in_words(self) -> str:
+        dcs = [row.dcs for row in self.chance if row.null == "covariance"]
+        iou = [row.iou for row in self.chance if row.null == "other samples"]
+        if not dcs or not iou:
+            return ""
+        return f" By chance: DCS {dcs[0]:.3f}, IoU {iou[0]:.3f}."
 
     def table1_row(self, variant: str) -> TableRow:
         """The SAEs as seeds of one variant: a row of Table 1 of Nelson et al. 2026."""
@@ -80,16 +90,20 @@ class PairwiseReport(Report):
 
     @override
     def tables(self) -> list[Table]:
-        return [
+        tables = [
             sae_table(f"On {self.n_samples} activations", self.saes, self.latents),
             pair_table(self.saes, self.pairs),
         ]
+        return [*tables, chance_table(self.chance)] if self.chance else tables
 
     @override
     def notes(self) -> list[str]:
         notes = list(self.differences)
         if self.n_zero_rows:
             notes.append(f"{self.n_zero_rows} all-zero activations are left out.")
+        notes += [
+            f"{TITLES[row.null].capitalize()}: {row.why_not}." for row in self.chance if row.why_not
+        ]
         return notes + pair_notes(self.saes, self.pairs)
 
     @override
@@ -98,13 +112,13 @@ class PairwiseReport(Report):
 
     @override
     def sections(self) -> list[Section]:
-        saes, pairs = self.tables()
+        saes, *pairs = self.tables()
         sampled = ""
         if max(sae.d_sae for sae in self.saes) > MAX_POINTS:
             sampled = f"{MAX_POINTS} random latents of each SAE are shown. "
         return [
             Section("SAEs", [f"{self.summary()} Activations: {self.activations}.", saes]),
-            Section("Pairs", [pairs, self.notes()]),
+            Section("Pairs", [*pairs, self.notes()]),
             Section(
                 "All pairs at a glance",
                 [
@@ -158,6 +172,7 @@ class PairwiseReport(Report):
             "found_cosine": self.found_cosine,
             "saes": [asdict(sae) for sae in self.saes],
             "pairs": pairs,
+            "chance": [asdict(row) for row in self.chance],
         }
 
     def save(self, folder: str | Path, table_format: TableFormat = "parquet") -> list[Path]:

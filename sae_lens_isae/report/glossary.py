@@ -24,6 +24,10 @@ PAIRWISE = {
     "dead": "latents that no sample activates.",
     "found": "share of latents whose atom has cosine 0.9 (--found) or more with its partner in "
     "every other SAE, up to sign where codes have signs; zero atoms are left out.",
+    "by chance": "the same numbers where there is nothing to agree on: DCS, MCC and found of "
+    "dictionaries of random directions, of random directions with the activations' covariance, and "
+    "of activations themselves; IoU and l2 of codes of other samples, and of codes whose latents "
+    "were given other partners.",
     "unmatched": "latents of the larger dictionary without partner; active ones count as "
     "disagreement.",
 }
