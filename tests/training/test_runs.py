@@ -165,4 +165,5 @@ def test_reports_say_what_the_seeds_decided(seeds, said):
     assert found == [] if said is None else said in found[0]
     if len(saes) > 1:
         report = pairwise_identifiability(saes, torch.randn(64, D_IN), n_oracle_samples=0)
-        assert [note for note in report.notes() if "eed" in note] == found
+        assert report.differences == found
+        assert set(found) <= set(report.notes())
