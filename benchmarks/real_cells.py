@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from jaxtyping import Float
@@ -28,7 +28,7 @@ from sae_lens_isae import (
     refit,
 )
 from sae_lens_isae.architectures.schedule import LanguageModelSchedule
-from sae_lens_isae.identifiability.chance import random_directions
+from sae_lens_isae.identifiability.chance import Null, null_atoms
 from sae_lens_isae.inputs.saes import load_sae
 from sae_lens_isae.training.cached import ShuffledActivations
 from sae_lens_isae.training.refinement import refine
@@ -227,15 +227,10 @@ def untrained(cell: Cell, seed: int, rows: torch.Tensor) -> SAE[Any]:
     d_in = rows.shape[1]
     generator = torch.Generator().manual_seed(seed)
     some = rows[torch.randint(len(rows), (8 * cell.d_sae,), generator=generator)].float().cpu()
-    mean = some.mean(0)
-    if cell.variant == "isotropic":
-        atoms = torch.randn(cell.d_sae, d_in, generator=generator)
-    elif cell.variant == "covariance":
-        atoms = random_directions(some, cell.d_sae, generator)
-    else:
-        atoms = some[: cell.d_sae] - mean
+    null = "activations" if cell.variant == "tokens" else cell.variant
+    atoms = null_atoms(cast(Null, null), some, cell.d_sae, generator)
     sae = AbsTopKSAE(AbsTopKSAEConfig(d_in=d_in, d_sae=cell.d_sae, k=cell.k))
     sae.W_dec.data = torch.nn.functional.normalize(atoms, dim=-1)
     sae.W_enc.data = sae.W_dec.data.T.contiguous()
-    sae.b_dec.data = mean
+    sae.b_dec.data = some.mean(0)
     return sae

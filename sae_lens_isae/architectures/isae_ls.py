@@ -86,13 +86,11 @@ class ISAELSTrainingSAE(ISAETrainingSAE):
 
     @override
     def encode_with_hidden_pre(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        _, hidden_pre = super().encode_with_hidden_pre(x)
-        proposed = proposing(self.activation_fn, self._n_candidates)(hidden_pre)
-        return solved_code(self, x, proposed, int(self.cfg.k)), hidden_pre
-
-    @property
-    def _n_candidates(self) -> int:
-        return n_candidates(self.cfg)
+        feature_acts, hidden_pre = super().encode_with_hidden_pre(x)
+        k = int(self.cfg.k)
+        if n_candidates(self.cfg) > k:
+            feature_acts = proposing(self.activation_fn, n_candidates(self.cfg))(hidden_pre)
+        return solved_code(self, x, feature_acts, k), hidden_pre
 
     @override
     def encode_codes(
@@ -105,8 +103,9 @@ class ISAELSTrainingSAE(ISAETrainingSAE):
             return codes
         linear = proposed = SelectedEntries(codes.indices, codes.values)
         k = codes.indices.shape[1]
-        if self._n_candidates > k:
-            proposed = select_largest(codes.linear_pre, self._n_candidates, self.signed)
+        n = n_candidates(self.cfg)
+        if n > k:
+            proposed = select_largest(codes.linear_pre, n, self.signed)
             if not self.signed:
                 proposed = proposed._replace(values=proposed.values.relu())
         solved = pruned_least_squares(

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from sae_lens_isae.identifiability.code_agreement import CodeComparison
 from sae_lens_isae.identifiability.matching import DictionaryMatch, match_dictionaries
 from sae_lens_isae.progress import progress_bar
-from sae_lens_isae.report.tables import Table
+from sae_lens_isae.report.tables import Table, number
 
 Null = Literal["isotropic", "covariance", "activations", "other samples", "other latents"]
 TITLES: dict[Null, str] = {
@@ -87,7 +87,12 @@ def dictionaries_by_chance(
             continue
         generator = torch.Generator().manual_seed(seed)
         of_size = {
-            pair: _agreement(_atoms(null, activations, pair, generator), pair, found_cosine, device)
+            pair: _agreement(
+                null_atoms(null, activations, pair.n_a + pair.n_b, generator),
+                pair,
+                found_cosine,
+                device,
+            )
             for pair in sorted(set(pairs))
         }
         dcs, mcc, found = zip(*(of_size[pair] for pair in pairs), strict=True)
@@ -119,14 +124,13 @@ def _agreement(
     return up_to_sign.dcs, by_cosine.dcs, found
 
 
-def _atoms(
+def null_atoms(
     null: Null,
     activations: Float[torch.Tensor, "samples d_in"],
-    pair: PairSizes,
+    n: int,
     generator: torch.Generator,
-) -> Float[torch.Tensor, "atoms d_in"]:
-    """The atoms of both dictionaries of a null."""
-    n = pair.n_a + pair.n_b
+) -> Float[torch.Tensor, "n d_in"]:
+    """Atoms that nothing was learned for: `isotropic`, `covariance` or `activations`."""
     if null == "isotropic":
         return torch.randn(n, activations.shape[1], generator=generator)
     if null == "covariance":
@@ -175,16 +179,12 @@ def chance_table(rows: Sequence[Chance]) -> Table:
     headers = ("by chance", "DCS", "MCC", "found", "IoU", "l2", "l2/√2")
     cells: list[list[str]] = []
     for row in rows:
-        found = "" if row.found is None else f"{row.found:.1%}"
+        found = "-" if row.found is None else f"{row.found:.1%}"
         l2_paper = None if row.l2 is None else row.l2 / math.sqrt(2)
-        of_dictionary = [_cell(row.dcs), _cell(row.mcc), found]
-        of_codes = [_cell(value) for value in (row.iou, row.l2, l2_paper)]
+        of_dictionary = [number(row.dcs, 4), number(row.mcc, 4), found]
+        of_codes = [number(value, 4) for value in (row.iou, row.l2, l2_paper)]
         cells.append([TITLES[row.null], *of_dictionary, *of_codes])
     return Table("What these numbers are by chance", headers, cells)
-
-
-def _cell(value: float | None) -> str:
-    return "" if value is None else f"{value:.4f}"
 
 
 def _derangement(n: int, rng: np.random.Generator) -> Int[torch.Tensor, " n"]:
