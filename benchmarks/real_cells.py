@@ -30,6 +30,7 @@ from sae_lens_isae import (
 from sae_lens_isae.architectures.schedule import LanguageModelSchedule
 from sae_lens_isae.identifiability.chance import Null, null_atoms
 from sae_lens_isae.inputs.saes import load_sae
+from sae_lens_isae.losses.arip import ARIPLoss
 from sae_lens_isae.training.cached import ShuffledActivations
 from sae_lens_isae.training.refinement import refine
 from sae_lens_isae.training.seeds import Vary, seeded_sae, seeds_of_runs
@@ -74,6 +75,10 @@ class Cell:
     """Settings of the SAE that differ from the variant's."""
     averaged: float = 0.0
     """The share of the steps, at the end, over which weights are averaged."""
+    decay: float = 0.4
+    """The share of the steps, at the end, over which the learning rate falls to 0."""
+    arip_ramp: float = 0.0
+    """The share of the steps, at the start, over which aRIP's weight grows to the full one."""
     outside: int | None = None
     """Principal directions that are left out of what the SAE sees, with the mean; None: nothing."""
     of: str = ""
@@ -94,6 +99,7 @@ class Cell:
     def trainer_config(self, device: str) -> SAETrainerConfig:
         """The schedule for language models, at this learning rate."""
         schedule = LanguageModelSchedule(self.n_steps).trainer_settings(self.variant)
+        schedule["lr_decay_steps"] = int(self.decay * self.n_steps)
         return SAETrainerConfig(
             total_training_samples=self.n_steps * self.batch,
             train_batch_size_samples=self.batch,
@@ -166,6 +172,8 @@ def train_sae(cell: Cell, number: int, rows: torch.Tensor, out: Path) -> None:
         batches = (outside.removed_from(batch) for batch in batches)
     if cell.averaged:
         batches = _averaging(batches, sae, cell)
+    if cell.arip_ramp:
+        batches = _ramping(batches, sae, cell)
     SAETrainer(cell.trainer_config(device), sae, batches).fit()
     sae.save_inference_model(out)
 
@@ -184,6 +192,16 @@ def _averaging(batches: Iterator[torch.Tensor], sae: torch.nn.Module, cell: Cell
             torch._foreach_lerp_(means, weights, 1 / (number - before + 1))
         if number == before + n_averaged - 1:
             torch._foreach_copy_(weights, means)
+        yield batch
+
+
+def _ramping(batches: Iterator[torch.Tensor], sae: torch.nn.Module, cell: Cell) -> Any:
+    """The same batches; the weight of aRIP grows meanwhile."""
+    (term,) = (module for module in sae.modules() if isinstance(module, ARIPLoss))
+    full = term.weight
+    for number, batch in enumerate(batches):
+        step = number - _NORM_BATCHES
+        term.weight = full * min(1.0, max(0, step + 1) / (cell.arip_ramp * cell.n_steps))
         yield batch
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import queue
 import sys
-import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -44,7 +43,7 @@ def measure(
     devices = devices or [torch.device("cpu")]
     names = [file.name for file in cache.files]
     context = mp.get_context("spawn")
-    tasks, comparisons, done = context.Queue(), context.Queue(), context.Queue()
+    tasks, urgent, done = context.Queue(), context.Queue(), context.Queue()
     held_out = cache.activations(HELD_OUT_FILENAME).float()
     workers = []
     # workers see this process's memory: it has to stay
@@ -52,27 +51,45 @@ def measure(
     shared += [shared[0].to(device) for device in devices[1:]]
     for rows in shared:
         for _ in range(n_workers):
-            arguments = (rows, held_out, work, tasks, comparisons, done)
+            arguments = (rows, held_out, work, tasks, urgent, done)
             workers.append(context.Process(target=_work, args=arguments, daemon=True))
             workers[-1].start()
-    open_seeds = {cell.name: set(range(cell.n_seeds)) for cell in cells}
+    waiting: list[tuple[Cell, int]] = []
+    made = {cell.name for cell in cells}
+    possible = [
+        cell
+        for cell in cells
+        if cell.of in {*made, ""}
+        or all(_inputs_are_there(cell, number, work) for number in range(cell.n_seeds))
+    ]
     for cell in cells:
+        if cell not in possible:
+            print(f"{cell.name} needs the SAEs of {cell.of} in {work}", file=sys.stderr, flush=True)
+    open_seeds = {cell.name: set(range(cell.n_seeds)) for cell in possible}
+    for cell in possible:
         for number in range(cell.n_seeds):
-            tasks.put((cell, number))
+            (tasks.put if _inputs_are_there(cell, number, work) else waiting.append)((cell, number))
     try:
-        _collect(open_seeds, comparisons, done, keep)
+        _collect(open_seeds, waiting, work, urgent, done, keep)
     finally:
         for worker in workers:
             worker.kill()
 
 
+def _inputs_are_there(cell: Cell, number: int, work: Path) -> bool:
+    return all(is_finished(seed_folder(work, *source)) for source in cell.inputs(number))
+
+
 def _collect(
     open_seeds: dict[str, set[int]],
-    comparisons: Any,
+    waiting: list[tuple[Cell, int]],
+    work: Path,
+    urgent: Any,
     done: Any,
     keep: Callable[[dict[str, Any]], None],
 ) -> None:
-    """Let seeds be compared once a cell has all of them, and keep the rows."""
+    """Keep the rows. Seeds are compared once a cell has all of them, and what waits for other SAEs
+    is made once those are there, before anything else."""
     while open_seeds:
         what, cell, result = done.get()
         if what == "failed":
@@ -84,46 +101,43 @@ def _collect(
         elif cell.name in open_seeds:
             open_seeds[cell.name].discard(result)
             if not open_seeds[cell.name]:
-                comparisons.put(cell)
+                urgent.put((cell, None))
+            for each in [each for each in waiting if _inputs_are_there(*each, work)]:
+                waiting.remove(each)
+                urgent.put(each)
 
 
 def _work(
-    rows: torch.Tensor, held_out: torch.Tensor, work: Path, tasks: Any, comparisons: Any, done: Any
+    rows: torch.Tensor, held_out: torch.Tensor, work: Path, tasks: Any, urgent: Any, done: Any
 ) -> None:
     torch.set_num_threads(1 if rows.is_cuda else torch.get_num_threads())
     if rows.is_cuda:
         torch.cuda.set_device(rows.device)
     work.mkdir(parents=True, exist_ok=True)
     while True:
-        cell = None
+        cell, number = _next(urgent, tasks)
         try:
-            cell = comparisons.get_nowait()
-            done.put(("compared", cell, _compared(cell, work, held_out, rows)))
-            continue
-        except queue.Empty:
-            pass
-        except Exception as error:
-            done.put(("failed", cell, traceback.format_exc()))
-            if isinstance(error, torch.AcceleratorError):
-                return
-            continue
-        try:
-            cell, number = tasks.get(timeout=1)
-        except queue.Empty:
-            continue
-        if not all(is_finished(seed_folder(work, *source)) for source in cell.inputs(number)):
-            tasks.put((cell, number))
-            time.sleep(1)
-            continue
-        try:
-            if not is_finished(seed_folder(work, cell.name, number)):
-                make_sae(cell, number, rows, work)
-            done.put(("trained", cell, number))
+            if number is None:
+                done.put(("compared", cell, _compared(cell, work, held_out, rows)))
+            else:
+                if not is_finished(seed_folder(work, cell.name, number)):
+                    make_sae(cell, number, rows, work)
+                done.put(("trained", cell, number))
         except Exception as error:
             done.put(("failed", cell, traceback.format_exc()))
             # after an error on the device nothing else runs in this process
             if isinstance(error, torch.AcceleratorError):
                 return
+
+
+def _next(urgent: Any, tasks: Any) -> tuple[Cell, int | None]:
+    """A seed of a cell to make, or without one a cell whose seeds are to be compared."""
+    while True:
+        for source, wait in ((urgent, 0.01), (tasks, 1.0)):
+            try:
+                return source.get(timeout=wait)
+            except queue.Empty:
+                continue
 
 
 def _compared(cell: Cell, work: Path, held_out: torch.Tensor, rows: torch.Tensor) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from statistics import stdev
 from typing import Any
 
 import plotly.graph_objects as go
-from table2_studies import STUDIES, best_rates
+from table2_studies import STUDIES, Rates, best_rates
 
 Row = Mapping[str, Any]
 PAPER = {
@@ -21,10 +21,14 @@ ORDER = ("TopK", "AbsTopK", "iSAE", "iSAE-ME", "iSAE-LS")
 _COLOURS = dict(zip(ORDER, ("#7f7f7f", "#1f77b4", "#2ca02c", "#d62728", "#9467bd"), strict=True))
 
 
-def of_study(rows: Sequence[Row], study: str) -> list[Row]:
-    """The rows of a study that are there, in its order."""
+def of_study(rows: Sequence[Row], study: str, rates: Rates | None = None) -> list[Row]:
+    """The rows of a study that are there, in its order.
+
+    Args:
+        rates: The learning rates of the study, by default those of the grid among the rows.
+    """
     by_name = {row["cell"]: row for row in rows}
-    cells = STUDIES[study](best_rates(rows))
+    cells = STUDIES[study](rates or best_rates(rows))
     return [by_name[cell.name] for cell in cells if cell.name in by_name]
 
 

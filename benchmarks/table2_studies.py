@@ -86,7 +86,7 @@ def candidates(rates: Rates) -> Iterator[Cell]:
         yield replace(base, name=name, lr=2e-3, sae={"candidates": m})
     for variant, lr in rates.items():
         if variant != "iSAE-ME":
-            for m in (1.25, 1.5, 2):
+            for m in (1.25, 1.375, 1.5, 2, 2.25) if variant == "iSAE-LS" else (1.25, 1.5, 2):
                 of = name_of_long(variant)
                 name = f"{of}, m = {m:g} afterwards"
                 yield Cell(name=name, variant="refit", lr=lr, of=of, sae={"candidates": m})
@@ -133,19 +133,16 @@ def name_of_long(variant: str) -> str:
 
 
 def longer(rates: Rates) -> Iterator[Cell]:
-    """More candidates in a long run, and the paper's number of tokens."""
-    for m in (1.5, 2):
-        yield Cell(
-            name=f"iSAE-LS, m = {m:g}, 160 M tokens",
-            variant="iSAE-LS",
-            lr=4e-3,
-            n_tokens=160e6,
-            sae={"candidates": m},
-        )
-    for variant in ("iSAE-LS", "iSAE"):
-        if variant in rates:
-            name = f"{variant}, 512 M tokens"
-            yield Cell(name=name, variant=variant, lr=rates[variant], n_tokens=512e6)
+    """Weights averaged at the end of a long run, and more candidates in one."""
+    for variant, lr in rates.items():
+        name = f"{name_of_long(variant)}, averaged"
+        long_run = {"n_tokens": 160e6, "n_seeds": 3}
+        yield Cell(name=name, variant=variant, lr=lr, averaged=0.1, **long_run)
+    for m in (1.25, 1.5):
+        name = name_of_long(f"iSAE-LS, m = {m:g}")
+        settings = {"candidates": m}
+        long_run = {"n_tokens": 160e6, "n_seeds": 3}
+        yield Cell(name=name, variant="iSAE-LS", lr=4e-3, sae=settings, **long_run)
 
 
 def consensus(rates: Rates) -> Iterator[Cell]:
@@ -174,8 +171,8 @@ def levers(rates: Rates) -> Iterator[Cell]:
     yield replace(base, name="iSAE, weights averaged over the last tenth", averaged=0.1)
     yield replace(base, name="iSAE, batches of 4096", batch=4096)
     yield replace(base, name="iSAE, batches of 8192", batch=8192)
-    ramp = {"arip_warm_up_steps": base.n_steps // 2}
-    yield replace(base, name="iSAE, aRIP ramped in", sae=ramp)
+    yield replace(base, name="iSAE, learning rate decayed from the start", decay=0.95)
+    yield replace(base, name="iSAE, aRIP ramped in", arip_ramp=0.5)
     whitening = {"normalize_activations": "covariance_whitening"}
     yield replace(base, name="iSAE, whitened", sae=whitening)
     consistency = {"self_consistency_weight": 0.1}
@@ -199,6 +196,15 @@ def width(rates: Rates) -> Iterator[Cell]:
         yield Cell(name=f"{variant}, 16384 latents", variant=variant, lr=lr, d_sae=16_384)
 
 
+def chosen(rates: Rates) -> Iterator[Cell]:
+    """Every variant at the best of the grid, on other activations than those of the grid."""
+    for variant, lr in rates.items():
+        yield Cell(name=f"{variant}, as chosen", variant=variant, lr=lr)
+    settings = {"candidates": 1.5}
+    name = "iSAE-LS, m = 1.5, as chosen"
+    yield Cell(name=name, variant="iSAE-LS", lr=4e-3, sae=settings)
+
+
 STUDIES: dict[str, Callable[[Rates], Iterator[Cell]]] = {
     "chance": chance,
     "grid": grid,
@@ -212,5 +218,6 @@ STUDIES: dict[str, Callable[[Rates], Iterator[Cell]]] = {
     "levers": levers,
     "outside": outside,
     "width": width,
+    "chosen": chosen,
 }
 """In the order of the table. Those after the grid take their learning rates from it."""

@@ -139,11 +139,12 @@ def table2_more() -> str:
     return _lines_as_table(table2_report.more(load("table2")["rows"]))
 
 
-def table2_cells(study: str) -> str:
-    """The cells of one study around Table 2."""
+def table2_cells(study: str, name: str = "table2") -> str:
+    """The cells of one study around Table 2, or of one on other activations."""
     import table2_report
 
-    rows = table2_report.of_study(load("table2")["rows"], study)
+    rates = table2_report.best_rates(load("table2")["rows"])
+    rows = table2_report.of_study(load(name)["rows"], study, rates)
     return _lines_as_table(table2_report.cells_table(rows))
 
 

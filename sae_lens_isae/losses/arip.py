@@ -106,14 +106,10 @@ class ARIPConfig(TrainingSAEConfig):
     """Weight of the approximate-RIP regulariser; 0 switches it off, the paper uses 0.1."""
     arip_seed: int = 0
     """Seeds the regulariser's noise, together with the training step."""
-    arip_warm_up_steps: int = 0
-    """Training steps over which the weight grows linearly from 0 to the full one."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_weight(self, "arip_weight")
-        if self.arip_warm_up_steps < 0:
-            raise InputError(f"arip_warm_up_steps must be >= 0, got {self.arip_warm_up_steps}")
         if self.arip_weight > 0:
             _check_support(self)
 
@@ -138,12 +134,10 @@ class ARIPLoss(LossTerm):
     name = "arip_loss"
     running_l0: torch.Tensor
 
-    def __init__(
-        self, weight: float, warm_up_steps: int, k: float | None, d_sae: int, seed: int
-    ) -> None:
+    def __init__(self, weight: float, k: float | None, d_sae: int, seed: int) -> None:
         super().__init__()
         self.weight = weight
-        self.warm_up_steps = warm_up_steps
+        """May change between steps."""
         self.seed = seed
         self.k = k
         self.d_sae = d_sae
@@ -158,7 +152,7 @@ class ARIPLoss(LossTerm):
         if not isinstance(cfg, ARIPConfig) or cfg.arip_weight == 0:
             return None
         k = getattr(cfg, "k", None)
-        return cls(cfg.arip_weight, cfg.arip_warm_up_steps, k, cfg.d_sae, cfg.arip_seed)
+        return cls(cfg.arip_weight, k, cfg.d_sae, cfg.arip_seed)
 
     @property
     def size(self) -> int:
@@ -186,9 +180,8 @@ class ARIPLoss(LossTerm):
         # every rank draws that of the whole batch and takes its share
         shape = (n_ranks() * batch_size, self.size)
         noise = torch.randn(shape, generator=generator, device=device)
-        weight = self.weight * min(1.0, (step + 1) / max(self.warm_up_steps, 1))
         of_rank = noise[rank() * batch_size :][:batch_size]
-        return of_rank, torch.full((), weight, device=device)
+        return of_rank, torch.full((), self.weight, device=device)
 
     @override
     def forward(self, ctx: StepContext, *inputs: torch.Tensor) -> Float[torch.Tensor, ""]:
