@@ -7,13 +7,13 @@ from statistics import mean
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from jaxtyping import Float
 from sae_lens import SAE
 
 from sae_lens_isae import LinearSAE, PairwiseReport, pairwise_identifiability, refit
 from sae_lens_isae.identifiability.code_agreement import CodeComparison
+from sae_lens_isae.identifiability.latents import cosine_by_firing_rate
 
 N_ORACLE = 1024
 
@@ -74,12 +74,10 @@ def after_refit(
 def columns(report: PairwiseReport) -> dict[str, Any]:
     """A row of Table 2."""
     latents = report.latents
-    active = latents[latents["firing_rate"] > 0]
-    quintile = pd.qcut(active["firing_rate"].rank(method="first"), 5, labels=False)
     return {
         **report.table1_row("").to_dict(),
         "found": float((latents["min_cosine"] >= report.found_cosine).mean()),
-        "cosine_by_firing_rate": active.groupby(quintile)["mean_cosine"].mean().round(4).tolist(),
+        "cosine_by_firing_rate": [round(value, 4) for value in cosine_by_firing_rate(latents)],
         "n_dead": [sae.n_dead for sae in report.saes],
         "d_sae": [sae.d_sae for sae in report.saes],
         "each": {

@@ -68,7 +68,10 @@ def open_measured(
     saes = named_saes(list(names), place)
     first = next(iter(saes.values()))
     if activations is not None:
-        return saes, open_activations(activations, samples, first.cfg.metadata.hook_name)
+        metadata = first.cfg.metadata
+        return saes, open_activations(
+            activations, samples, metadata.hook_name, model or metadata.model_name
+        )
     return saes, from_model(
         first,
         samples,

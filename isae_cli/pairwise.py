@@ -18,6 +18,17 @@ def pairwise(
     model: options.Model = None,
     text: options.Text = None,
     samples: options.Samples = None,
+    group: Annotated[
+        str | None,
+        typer.Option(
+            help="Regular expression; what it matches in an SAE's name is its group. Latents are "
+            "looked for within groups.",
+            show_default="the name without seed_N",
+        ),
+    ] = None,
+    across: Annotated[
+        bool, typer.Option("--across", help="Compare SAEs of different groups as well.")
+    ] = False,
     oracle_samples: Annotated[
         int, typer.Option(help="Activations for the OMP oracle; 0 leaves it out.")
     ] = 1024,
@@ -47,8 +58,9 @@ def pairwise(
     same with signs; IoU, the overlap of the active latents (1 is best); l2, the
     distance of the codes over their norm (0 is best), with the SAEs' encoders
     and with an oracle encoder on their dictionaries; and what all of them are
-    by chance. Writes a page with plots, JSON, and tables that say of every
-    latent in which other SAEs it was found.
+    by chance. SAEs whose names differ in more than the seed are compared in
+    groups, side by side. Writes a page that shows every latent, whether to
+    trust it and what it is active on, with plots, and the same as tables.
 
     \b
     Example:
@@ -79,6 +91,8 @@ def pairwise(
         report = pairwise_identifiability(
             loaded,
             source,
+            groups=group,
+            across=across,
             n_oracle_samples=oracle_samples,
             oracle_k=oracle_k,
             found_cosine=found,

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from sae_lens import LanguageModelSAERunnerConfig, LoggingConfig, TrainingSAE
 from sae_lens.synthetic import SyntheticSAERunner, SyntheticSAERunnerConfig
-from safetensors.torch import save_file
 from transformers import set_seed
 
 from sae_lens_isae.architectures.isae_ls import ISAELSTrainingSAEConfig
@@ -23,10 +22,11 @@ from sae_lens_isae.errors import InputError
 from sae_lens_isae.files import output_folder
 from sae_lens_isae.identifiability.chance import PairSizes, dictionaries_by_chance
 from sae_lens_isae.identifiability.pairwise import pairwise_identifiability
-from sae_lens_isae.inputs.activation_cache import HELD_OUT_FILENAME
+from sae_lens_isae.inputs.activation_files import save_activations
 from sae_lens_isae.progress import progress_bar
 from sae_lens_isae.synthetic import signed_synthetic_model
 from sae_lens_isae.training.caching import cache_activations
+from sae_lens_isae.training.data import HeldOut, held_out_of_cache
 from sae_lens_isae.training.runs import ACTIVATIONS_FILENAME, TrainedSAE, train
 from sae_lens_isae.training.seeds import seeded_sae
 
@@ -120,7 +120,7 @@ def _run_synthetic(out: Path, n_seeds: int, s: SyntheticDemo) -> DemoReport:
         saes[variant].append(sae)
     set_seed(_HELD_OUT_SEED)
     activations = data.sample(_N_HELD_OUT)
-    save_file({"activations": activations.contiguous()}, out / ACTIVATIONS_FILENAME)
+    save_activations(out / ACTIVATIONS_FILENAME, activations)
     return _report(
         "isae demo: signed i.i.d. synthetic data",
         [
@@ -155,8 +155,9 @@ def run_real_demo(out: Path, n_seeds: int = 2, settings: RealDemo | None = None)
     s = settings or RealDemo()
     schedule = LanguageModelSchedule(s.n_steps)
     with output_folder(out):
-        trained, activations = _train_real(out, n_seeds, s, schedule)
-        save_file({"activations": activations.contiguous()}, out / ACTIVATIONS_FILENAME)
+        trained, held_out = _train_real(out, n_seeds, s, schedule)
+        activations = held_out.activations
+        save_activations(out / ACTIVATIONS_FILENAME, *held_out)
         chance = _chance(activations, s.d_sae)
         ce = {
             variant: mean(t.metrics["ce_loss_score"] for t in of_variant)
@@ -185,7 +186,7 @@ def run_real_demo(out: Path, n_seeds: int = 2, settings: RealDemo | None = None)
 
 def _train_real(
     out: Path, n_seeds: int, s: RealDemo, schedule: LanguageModelSchedule
-) -> tuple[dict[str, list[TrainedSAE]], torch.Tensor]:
+) -> tuple[dict[str, list[TrainedSAE]], HeldOut]:
     """The SAEs of every variant, and held-out activations."""
     shared: dict[str, Any] = {"d_in": 576, "d_sae": s.d_sae, "k": s.k}
     shared |= schedule.sae_settings()
@@ -212,7 +213,7 @@ def _train_real(
     trained: dict[str, list[TrainedSAE]] = {}
     with tempfile.TemporaryDirectory() as folder:
         cache = cache_activations(cfg, Path(folder), n_held_out=_N_HELD_OUT)
-        activations = cache.activations(HELD_OUT_FILENAME)[:_N_HELD_OUT].float()
+        held_out = held_out_of_cache(cache, _N_HELD_OUT)
         for variant in (progress := progress_bar(variants, unit="variant", desc="demo")):
             progress.set_postfix_str(f"now {variant}")
             settings = schedule.trainer_settings(variant)
@@ -227,7 +228,7 @@ def _train_real(
             )
             result = train(of_variant, n_seeds, 1, n_kept_activations=0, activations=folder)
             trained[variant] = result.saes
-    return trained, activations
+    return trained, held_out
 
 
 def _real_setting(s: RealDemo, schedule: LanguageModelSchedule) -> list[str]:

@@ -73,7 +73,7 @@ class DemoReport(Report):
         (table,) = self.tables()
         return [
             Section("What was run", [self.setting]),
-            Section("Table", [self.summary(), table._replace(title="Table"), explained]),
+            Section("Table", [table._replace(title="Table"), explained]),
             Section(
                 "Which atoms were found again?",
                 [

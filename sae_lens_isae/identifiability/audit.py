@@ -111,7 +111,7 @@ def _stream(source: ActivationSource, runs: Sequence[_Run]) -> int:
     latents = sum(run.linear.d_sae for run in runs)
     size = max(1, min(_MAX_BATCH, _CODE_BYTES // (4 * latents)))
     n_samples = 0
-    for x in source.non_zero_batches(size, f"Auditing {', '.join(run.name for run in runs)}"):
+    for x, _ in source.non_zero_batches(size, f"Auditing {', '.join(run.name for run in runs)}"):
         n_samples += len(x)
         for run in runs:
             run.add(x)

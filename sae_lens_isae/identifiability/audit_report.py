@@ -75,7 +75,6 @@ class AuditReport(Report):
                 [
                     f"On {first.n_samples} activations: {first.activations}. Every activation is "
                     "taken at |x - b| = 1, and all distances are relative to that.",
-                    self.summary(),
                     self.notes(),
                 ],
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -11,6 +12,13 @@ import torch
 from jaxtyping import Bool, Float
 
 from sae_lens_isae.identifiability.matching import DictionaryMatch
+
+TRUST_CODE_IOU = 0.5
+"""A latent that was found everywhere is trusted if it and its partners fire together on half of the
+samples on which one of them does."""
+UNIQUE_COSINE = 2**-0.5
+"""A latent is unique if no partner's atom has this cosine: less than half of its squared length is
+along any of them."""
 
 
 class LatentCounts:
@@ -63,10 +71,13 @@ class LatentTables(NamedTuple):
     """Every latent's fate in the other SAEs, in long form."""
 
     latents: pd.DataFrame
-    """One row per SAE and latent: `sae`, `latent`; `zero_atom`, whose latents are found nowhere;
-    `firing_rate`; `mean_magnitude` of the code where active; `n_found`, in how many other SAEs its
-    partner's atom has cosine `found_cosine` or more, after its sign; `mean_cosine` and `min_cosine`
-    over the other SAEs; `mean_code_iou`."""
+    """One row per SAE and latent: `sae`, `group`, `latent`; `zero_atom`, whose latents are found
+    nowhere; `firing_rate`; `mean_magnitude` of the code where active; `n_others`, the other SAEs of
+    the group; `n_found`, in how many of them its partner's atom has cosine `found_cosine` or more,
+    after its sign; `mean_cosine`, `min_cosine` and `max_cosine` over them; `mean_code_iou`;
+    `trust`: 'trusted' if it was found in all of them and fires together with its partners
+    (`TRUST_CODE_IOU`), 'unique' if none is like it (`UNIQUE_COSINE`), 'dead' if it never fires or
+    has no atom, else 'doubtful'."""
     partners: pd.DataFrame
     """One row per SAE, latent and other SAE: `sae`, `latent`, `other`; `partner`, the latent there
     that it is matched to, missing without one; `sign` and `cosine` of the two atoms; `code_iou`,
@@ -74,13 +85,44 @@ class LatentTables(NamedTuple):
     the samples. Agreement of codes is missing where neither is active."""
 
 
+N_RATES = 5
+
+
+def cosine_by_firing_rate(latents: pd.DataFrame) -> list[float]:
+    """Mean cosine with the partners in each fifth of the latents that fire, the rarest first.
+
+    Args:
+        latents: See `LatentTables`, of one SAE or several; each SAE has its own fifths.
+    """
+    active = latents[latents["firing_rate"] > 0]
+    of_sae = active.groupby("sae")["firing_rate"]
+    rank = np.asarray(of_sae.rank(method="first")) - 1
+    fifth = rank * N_RATES // np.asarray(of_sae.transform("size"))
+    cosine = np.asarray(active["mean_cosine"])
+    members = [cosine[fifth == i] for i in range(N_RATES)]
+    return [float(np.mean(values)) if len(values) else np.nan for values in members]
+
+
+def cosine_by_activity(latents: pd.DataFrame) -> float:
+    """Mean cosine with the partners, each latent weighted by its share of the sum of |codes|."""
+    weights = latents["firing_rate"].to_numpy() * latents["mean_magnitude"].to_numpy()
+    if not weights.any():
+        return np.nan
+    return float(np.average(latents["mean_cosine"].to_numpy(), weights=weights))
+
+
 def latent_tables(
     saes: Mapping[str, LatentCounts],
     pairs: Mapping[tuple[str, str], PairCounts],
     is_zero: Mapping[str, Bool[torch.Tensor, " d_sae"]],
     found_cosine: float,
+    groups: Mapping[str, str],
 ) -> LatentTables:
-    """What was counted over a stream of codes, as tables."""
+    """What was counted over a stream of codes, as tables.
+
+    Args:
+        groups: Of every SAE. Latents are looked for in the SAEs of the same one.
+    """
     partners = pd.concat(
         [
             _partners(name, other, saes, pair)
@@ -93,19 +135,42 @@ def latent_tables(
     )
     # an atom without partner was not found there: cosine 0, not missing
     cosine = partners["cosine"].fillna(0.0)
-    of_latent = partners.assign(cosine=cosine, found=cosine >= found_cosine).groupby(
+    same_group = partners["sae"].map(groups) == partners["other"].map(groups)
+    of_latent = partners.assign(cosine=cosine, found=cosine >= found_cosine)[same_group].groupby(
         ["sae", "latent"], sort=False
     )
+    sizes = Counter(groups.values())
     latents = pd.concat(
-        [_latents(name, counts, is_zero[name]) for name, counts in saes.items()], ignore_index=True
+        [
+            _latents(name, counts, is_zero[name]).assign(
+                group=groups[name], n_others=sizes[groups[name]] - 1
+            )
+            for name, counts in saes.items()
+        ],
+        ignore_index=True,
     )
     summary = of_latent.agg(
         n_found=("found", "sum"),
         mean_cosine=("cosine", "mean"),
         min_cosine=("cosine", "min"),
+        max_cosine=("cosine", "max"),
         mean_code_iou=("code_iou", "mean"),
     )
-    return LatentTables(latents.join(summary, on=["sae", "latent"]), partners)
+    latents = latents.join(summary, on=["sae", "latent"])
+    return LatentTables(latents.assign(trust=_trust(latents)), partners)
+
+
+def _trust(latents: pd.DataFrame) -> np.ndarray:
+    together = latents["mean_code_iou"] >= TRUST_CODE_IOU
+    return np.select(
+        [
+            latents["zero_atom"] | (latents["firing_rate"] == 0),
+            latents["max_cosine"] < UNIQUE_COSINE,
+            (latents["n_found"] == latents["n_others"]) & together,
+        ],
+        ["dead", "unique", "trusted"],
+        default="doubtful",
+    )
 
 
 def _latents(

@@ -18,14 +18,14 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Float
 
 from sae_lens_isae.errors import InputError
 from sae_lens_isae.identifiability.chance import Chance, codes_by_chance, dictionaries_by_chance
+from sae_lens_isae.identifiability.groups import groups_of
 from sae_lens_isae.identifiability.latents import latent_tables
 from sae_lens_isae.identifiability.pairwise_report import PairwiseReport
 from sae_lens_isae.identifiability.pairwise_stream import FirstRows, Pair, Run
-from sae_lens_isae.inputs.activation_source import ActivationSource
+from sae_lens_isae.inputs.activation_source import ActivationSource, NumberedRows
 from sae_lens_isae.inputs.activations import AnyActivations, as_source
 from sae_lens_isae.inputs.comparable import check_comparable, what_seeds_varied
 from sae_lens_isae.inputs.linear_sae import LinearSAE
@@ -42,6 +42,8 @@ def pairwise_identifiability(
     saes: AnySAEs,
     activations: AnyActivations = None,
     *,
+    groups: Mapping[str, str] | str | None = None,
+    across: bool = False,
     n_oracle_samples: int = 1024,
     oracle_k: int | None = None,
     found_cosine: float = 0.9,
@@ -60,6 +62,9 @@ def pairwise_identifiability(
         saes: Loaded, or by their names (folders, `release/sae_id`), in a list or a mapping.
         activations: At the SAEs' hook, not normalised: a tensor, a file, a generator
             (`open_activations`), or None to run the model that the SAEs' metadata name.
+        groups: Which SAEs are seeds of one variant, see `groups_of`; by default by their names.
+            Latents are looked for in the SAEs of the same group.
+        across: Compare SAEs of different groups as well.
         n_oracle_samples: The oracle works on this many of them; 0 leaves it out.
         oracle_k: Atoms per sample for the oracle; by default the SAE's k, or without one as many
             as its own encoder uses on that sample.
@@ -93,6 +98,7 @@ def pairwise_identifiability(
         named = named_saes(saes)
         if len(named) < 2:
             raise InputError(f"pairwise compares two or more SAEs, got {len(named)}")
+        group_of = groups_of(list(named), groups)
         differences = [*check_comparable(named, force=force), *what_seeds_varied(named)]
         linear_saes = {name: LinearSAE(sae, name) for name, sae in named.items()}
         dimensions = {linear.d_in for linear in linear_saes.values()}
@@ -102,7 +108,12 @@ def pairwise_identifiability(
         if oracle_k is not None and oracle_k > min(m.d_sae for m in linear_saes.values()):
             raise InputError(f"oracle_k = {oracle_k} exceeds the latents of an SAE")
         runs = {name: Run(name, linear, oracle_k) for name, linear in linear_saes.items()}
-        pairs = _matched_pairs(runs, seed if chance else None)
+        compared = [
+            (runs[a], runs[b])
+            for a, b in itertools.combinations(runs, 2)
+            if across or group_of[a] == group_of[b]
+        ]
+        pairs = _matched_pairs(compared, seed if chance else None)
         _break_ties(source, runs, [pair for pair in pairs if pair.tie_breaker.is_needed])
         some = FirstRows(max(pair.sizes.n_a + pair.sizes.n_b for pair in pairs) if chance else 0)
         n_samples = _stream(source, runs, pairs, n_oracle_samples, some)
@@ -113,13 +124,17 @@ def pairwise_identifiability(
         {(pair.a.name, pair.b.name): pair.latents for pair in pairs},
         {name: run.linear.is_zero for name, run in runs.items()},
         found_cosine,
+        group_of,
     )
     return PairwiseReport(
+        groups=group_of,
         saes=[run.summary(n_oracle_samples) for run in runs.values()],
         pairs=[pair.result(rng) for pair in pairs],
         chance=by_chance,
         latents=tables.latents,
         partners=tables.partners,
+        examples={name: run.examples for name, run in runs.items()},
+        text=source.text(),
         n_samples=n_samples,
         activations=source.description,
         found_cosine=found_cosine,
@@ -142,17 +157,16 @@ def check_settings(n_oracle_samples: int, oracle_k: int | None, found_cosine: fl
         raise InputError(f"found must be a cosine between 0 and 1, got {found_cosine}")
 
 
-def _matched_pairs(runs: Mapping[str, Run], chance_seed: int | None) -> list[Pair]:
-    combinations = list(itertools.combinations(runs.values(), 2))
+def _matched_pairs(compared: Sequence[tuple[Run, Run]], chance_seed: int | None) -> list[Pair]:
     bar = progress_bar(
-        combinations, desc="Matching dictionaries", unit="pair", disable=len(runs) < 3
+        compared, desc="Matching dictionaries", unit="pair", disable=len(compared) < 2
     )
     return [Pair(a, b, chance_seed) for a, b in bar]
 
 
 def _batches(
     source: ActivationSource, runs: Mapping[str, Run], description: str
-) -> Iterator[Float[torch.Tensor, "batch d_in"]]:
+) -> Iterator[NumberedRows]:
     """The activations but all-zero ones, in batches whose dense codes fit in memory."""
     latents = sum(run.linear.d_sae for run in runs.values())
     size = max(1, min(_MAX_BATCH, _CODE_BYTES // (4 * latents)))
@@ -164,7 +178,7 @@ def _break_ties(source: ActivationSource, runs: dict[str, Run], pairs: list[Pair
     if not pairs:
         return
     some = {run.name: run for pair in pairs for run in (pair.a, pair.b)}
-    for x in _batches(source, runs, "Matching repeated atoms"):
+    for x, _ in _batches(source, runs, "Matching repeated atoms"):
         codes = {name: run.linear.encode(x).codes for name, run in some.items()}
         for pair in pairs:
             pair.tie_breaker.add(codes[pair.a.name], codes[pair.b.name])
@@ -183,10 +197,11 @@ def _stream(
     the number of activations that are not zero."""
     left = n_oracle_samples
     n_samples = 0
-    for x in _batches(source, runs, "Comparing codes"):
+    for batch in _batches(source, runs, "Comparing codes"):
+        x = batch.activations
         n_samples += len(x)
         some.add(x)
-        codes = {name: run.encode(x) for name, run in runs.items()}
+        codes = {name: run.encode(batch) for name, run in runs.items()}
         for pair in pairs:
             pair.add(codes[pair.a.name].codes, codes[pair.b.name].codes)
         if left > 0:

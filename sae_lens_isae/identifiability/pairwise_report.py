@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,13 @@ import pandas as pd
 import plotly.graph_objects as go
 from typing_extensions import override
 
+from sae_lens_isae.errors import InputError
 from sae_lens_isae.files import TableFormat, write_json, write_table
 from sae_lens_isae.identifiability.chance import TITLES, Chance, chance_table
 from sae_lens_isae.identifiability.code_agreement import CONFIDENCE
+from sae_lens_isae.identifiability.examples import LatentExamples
+from sae_lens_isae.identifiability.latent_browser import latent_browser
+from sae_lens_isae.identifiability.latents import TRUST_CODE_IOU, UNIQUE_COSINE
 from sae_lens_isae.identifiability.pairwise_plots import (
     MAX_POINTS,
     heat_maps,
@@ -23,12 +28,16 @@ from sae_lens_isae.identifiability.pairwise_plots import (
 )
 from sae_lens_isae.identifiability.pairwise_results import PairIdentifiability, SAESummary
 from sae_lens_isae.identifiability.pairwise_tables import (
+    cosine_table,
     found_everywhere,
+    group_table,
     pair_notes,
     pair_table,
     sae_table,
+    share_of_activations,
 )
 from sae_lens_isae.identifiability.table1 import TableRow, table_row
+from sae_lens_isae.inputs.token_text import TokenText
 from sae_lens_isae.report.glossary import PAIRWISE
 from sae_lens_isae.report.page import Section, numbers_section
 from sae_lens_isae.report.report import Report
@@ -42,6 +51,8 @@ SCHEMA = "sae-lens-isae/pairwise/3"
 class PairwiseReport(Report):
     """The comparison of all pairs of SAEs."""
 
+    groups: dict[str, str]
+    """Of every SAE; latents are looked for in the SAEs of the same one."""
     saes: list[SAESummary]
     pairs: list[PairIdentifiability]
     chance: list[Chance]
@@ -50,6 +61,10 @@ class PairwiseReport(Report):
     """One row per SAE and latent; see `LatentTables`."""
     partners: pd.DataFrame = field(repr=False)
     """One row per SAE, latent and other SAE; see `LatentTables`."""
+    examples: Mapping[str, LatentExamples] = field(repr=False)
+    """What the latents of every SAE are active on."""
+    text: TokenText | None = field(repr=False)
+    """The tokens of the activations, where they are known."""
     n_samples: int
     activations: str
     found_cosine: float
@@ -63,18 +78,39 @@ class PairwiseReport(Report):
     def title(self) -> str:
         return "Would another training run have found the same features?"
 
+    def verdict(self) -> str:
+        """How many latents another training run found, and how many it would by chance."""
+        by_group = [self._found(group) for group in dict.fromkeys(self.groups.values())]
+        by_chance = [row.found for row in self.chance if row.null == "covariance"]
+        if not by_chance or by_chance[0] is None:
+            return " ".join(by_group)
+        most = " at most" if max(self.latents["n_others"]) > 1 else ""
+        return f"{' '.join(by_group)} By chance it would be{most} {by_chance[0]:.1%}."
+
+    def _found(self, group: str) -> str:
+        members = [sae for sae in self.saes if self.groups[sae.name] == group]
+        found = [found_everywhere(sae.name, self.latents) for sae in members]
+        active = [share_of_activations(sae.name, self.latents) for sae in members]
+        sizes = sorted({sae.d_sae for sae in members})
+        latents = " to ".join(f"{size:,}" for size in sizes[:: max(1, len(sizes) - 1)])
+        others = "the other SAE" if len(members) == 2 else f"all {len(members) - 1} other SAEs"
+        begin = f"{group}: of" if group else "Of"
+        return (
+            f"{begin} {latents} latents {_share(found)} were found in {others}, with "
+            f"{_share(active)} of all activations."
+        )
+
     @override
     def summary(self) -> str:
+        if len(set(self.groups.values())) > 1:
+            return self.verdict()
         mean = self.table1_row("mean")
-        found = [found_everywhere(s.name, self.latents, len(self.saes) - 1) for s in self.saes]
         n_pairs = f"{len(self.pairs)} pair{'s' if len(self.pairs) > 1 else ''}"
         oracle = "" if mean.oracle_iou is None else f" (oracle {mean.oracle_iou:.3f})"
-        least, most = f"{min(found):.1%}", f"{max(found):.1%}"
-        share = least if least == most else f"{least} to {most}"
         return (
-            f"{len(self.saes)} SAEs, {n_pairs}, {self.n_samples} activations: DCS {mean.dcs:.3f}, "
-            f"IoU {mean.sae_iou:.3f}{oracle}, l2 {mean.sae_l2:.3f}; {share} of the latents were "
-            f"found in all other SAEs.{self._chance_in_words()}"
+            f"{self.verdict()} {len(self.saes)} SAEs, {n_pairs}, {self.n_samples} activations: DCS "
+            f"{mean.dcs:.3f}, IoU {mean.sae_iou:.3f}{oracle}, l2 {mean.sae_l2:.3f}."
+            f"{self._chance_in_words()}"
         )
 
     def _chance_in_words(self) -> str:
@@ -84,15 +120,41 @@ class PairwiseReport(Report):
             return ""
         return f" By chance: DCS {dcs[0]:.3f}, IoU {iou[0]:.3f}."
 
+    def contexts(self, sae: str, latent: int) -> pd.DataFrame:
+        """What a latent is active on, from its largest code to its smallest.
+
+        Returns:
+            `row`, the number of the activation; `code`; and where tokens are known, `before`,
+            `token` and `after`.
+
+        Raises:
+            InputError: There is no such SAE or latent.
+        """
+        sizes = {each.name: each.d_sae for each in self.saes}
+        if sae not in sizes:
+            raise InputError(f"there is no SAE {sae!r}, only {list(sizes)}")
+        if not 0 <= latent < sizes[sae]:
+            raise InputError(f"{sae} has latents 0 to {sizes[sae] - 1}, got {latent}")
+        found = self.examples[sae].of(latent)
+        table = pd.DataFrame(found, columns=["row", "code"])
+        if self.text is None:
+            return table
+        excerpts = [self.text.excerpt(example.row) for example in found]
+        return table.join(pd.DataFrame(excerpts, columns=["before", "token", "after"]))
+
     def table1_row(self, variant: str) -> TableRow:
         """The SAEs as seeds of one variant: a row of Table 1 of Nelson et al. 2026."""
         return table_row(variant, self.saes, self.pairs)
 
     @override
     def tables(self) -> list[Table]:
-        tables = [
+        tables: list[Table] = []
+        if len(set(self.groups.values())) > 1:
+            tables.append(group_table(self.saes, self.pairs, self.latents, self.groups))
+        tables += [
             sae_table(f"On {self.n_samples} activations", self.saes, self.latents),
-            pair_table(self.saes, self.pairs),
+            pair_table(self.saes, self.pairs, self.groups),
+            cosine_table(self.latents),
         ]
         return [*tables, chance_table(self.chance)] if self.chance else tables
 
@@ -112,13 +174,22 @@ class PairwiseReport(Report):
 
     @override
     def sections(self) -> list[Section]:
-        saes, *pairs = self.tables()
         sampled = ""
         if max(sae.d_sae for sae in self.saes) > MAX_POINTS:
             sampled = f"{MAX_POINTS} random latents of each SAE are shown. "
         return [
-            Section("SAEs", [f"{self.summary()} Activations: {self.activations}.", saes]),
-            Section("Pairs", [*pairs, self.notes()]),
+            Section(
+                "Which features to trust",
+                [
+                    "Open a latent to see what it is active on, beside its partners.",
+                    latent_browser(self.latents, self.partners, self.examples, self.text),
+                    self._trust_in_words(),
+                ],
+            ),
+            Section(
+                "SAEs and pairs",
+                [f"Activations: {self.activations}.", *self.tables(), self.notes()],
+            ),
             Section(
                 "All pairs at a glance",
                 [
@@ -143,7 +214,7 @@ class PairwiseReport(Report):
                 ],
             ),
             Section(
-                "Which features to trust",
+                "Trust and firing rate",
                 [
                     "Each point is a latent: how often it fires, and its mean cosine with its "
                     "partners in the other SAEs. Colour is the mean overlap of their firing. "
@@ -152,6 +223,27 @@ class PairwiseReport(Report):
                 ],
             ),
             numbers_section(PAIRWISE),
+        ]
+
+    def _trust_in_words(self) -> list[str]:
+        contexts = (
+            "Contexts: the largest activations of either sign, and some of middling size between "
+            "them. Colour says the sign, the mark the token."
+        )
+        if self.text is None:
+            contexts = (
+                "These activations come without tokens, so latents are shown with the numbers of "
+                "samples. `isae train` and `isae cache` keep tokens beside activations, and where "
+                "the model runs they are known."
+            )
+        return [
+            f"trusted: its atom was found (cosine {self.found_cosine:g}) in every other SAE, and "
+            f"on average it and its partners fire together on {TRUST_CODE_IOU:.0%} or more of the "
+            "samples on which one of them does.",
+            "doubtful: not found everywhere, or not together with its partners.",
+            f"unique: no partner has a cosine of {UNIQUE_COSINE:.2f}. dead: never fires on these "
+            "activations.",
+            contexts,
         ]
 
     def to_dict(self) -> dict[str, Any]:
@@ -170,6 +262,7 @@ class PairwiseReport(Report):
             "differences": self.differences,
             "confidence": CONFIDENCE,
             "found_cosine": self.found_cosine,
+            "groups": self.groups,
             "saes": [asdict(sae) for sae in self.saes],
             "pairs": pairs,
             "chance": [asdict(row) for row in self.chance],
@@ -197,3 +290,8 @@ class PairwiseReport(Report):
         written = [write_table(folder / name, t, table_format) for name, t in tables.items()]
         self.to_html(page)
         return [page, numbers, as_json, *written]
+
+
+def _share(shares: Sequence[float]) -> str:
+    least, most = f"{min(shares):.1%}", f"{max(shares):.1%}"
+    return least if least == most else f"{least} to {most}"

@@ -11,10 +11,12 @@ from jaxtyping import Float, Int
 
 from sae_lens_isae.identifiability.chance import CodesByChance, PairSizes
 from sae_lens_isae.identifiability.code_agreement import CodeAgreement, CodeComparison
+from sae_lens_isae.identifiability.examples import LatentExamples
 from sae_lens_isae.identifiability.latents import LatentCounts, PairCounts
 from sae_lens_isae.identifiability.matching import DictionaryMatch, match_dictionaries
 from sae_lens_isae.identifiability.pairwise_results import PairIdentifiability, SAESummary
 from sae_lens_isae.identifiability.ties import Directions, TieBreaker, directions
+from sae_lens_isae.inputs.activation_source import NumberedRows
 from sae_lens_isae.inputs.linear_sae import LinearCode, LinearSAE
 from sae_lens_isae.losses.arip import ARIPMeasurement
 from sae_lens_isae.solvers import SparseCodes, omp
@@ -48,6 +50,7 @@ class Run:
         self.name = name
         self.linear = linear
         self.counts = LatentCounts(linear.d_sae)
+        self.examples = LatentExamples(linear.d_sae)
         self._directions: dict[bool, Directions] = {}
         self.oracle_codes: list[SparseCodes] = []
         self._oracle_k = oracle_k
@@ -63,10 +66,11 @@ class Run:
             self._directions[up_to_sign] = directions(self.linear.atoms, up_to_sign=up_to_sign)
         return self._directions[up_to_sign]
 
-    def encode(self, x: Float[torch.Tensor, "batch d_in"]) -> LinearCode:
-        code = self.linear.encode(x)
-        x = x.to(self.linear.device)
+    def encode(self, batch: NumberedRows) -> LinearCode:
+        code = self.linear.encode(batch.activations)
+        x = batch.activations.to(self.linear.device)
         self.counts.add(code.codes)
+        self.examples.add(code.codes, batch.numbers)
         error = (x - self.linear.decode(code.codes, code.offset)).square().sum(-1)
         self._error += (error / x.square().sum(-1)).sum().item()
         self._n += len(x)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from math import isnan
 from statistics import mean
 
 import pandas as pd
 
 from sae_lens_isae.identifiability.code_agreement import CodeAgreement, Estimate
+from sae_lens_isae.identifiability.latents import cosine_by_activity, cosine_by_firing_rate
 from sae_lens_isae.identifiability.pairwise_results import PairIdentifiability, SAESummary
-from sae_lens_isae.identifiability.table1 import table_row
+from sae_lens_isae.identifiability.table1 import TABLE1_HEADERS, table_row
 from sae_lens_isae.report.tables import Table, number
 
 _GAP = 1e-4
@@ -29,22 +31,57 @@ def sae_table(title: str, saes: Sequence[SAESummary], latents: pd.DataFrame) -> 
                 f"{sae.mse:.4f}",
                 number(sae.r_arip, 3),
                 str(sae.n_dead),
-                f"{found_everywhere(sae.name, latents, len(saes) - 1):.1%}",
+                f"{found_everywhere(sae.name, latents):.1%}",
             ]
         )
     headers = ("SAE", "architecture", "latents", "L0", "MSE", "R_S", "dead", "found")
     return Table(title, headers, rows)
 
 
-def found_everywhere(sae: str, latents: pd.DataFrame, n_others: int) -> float:
-    """Share of an SAE's latents that were found in all others; zero atoms are left out."""
+def found_everywhere(sae: str, latents: pd.DataFrame) -> float:
+    """Share of an SAE's latents that were found in all others of its group; zero atoms are left
+    out."""
     of_sae = latents[(latents["sae"] == sae) & ~latents["zero_atom"]]
-    return float((of_sae["n_found"] == n_others).mean())
+    return float((of_sae["n_found"] == of_sae["n_others"]).mean())
 
 
-def pair_table(saes: Sequence[SAESummary], pairs: Sequence[PairIdentifiability]) -> Table:
-    """Two rows per pair, with the SAEs' codes and with the oracle's; means where there are several
-    pairs."""
+def share_of_activations(sae: str, latents: pd.DataFrame) -> float:
+    """How much of all activity of an SAE is that of latents that were found in all others of its
+    group."""
+    of_sae = latents[latents["sae"] == sae]
+    rates = of_sae["firing_rate"]
+    found = (of_sae["n_found"] == of_sae["n_others"]) & ~of_sae["zero_atom"]
+    return float(rates[found].sum() / rates.sum()) if rates.sum() > 0 else 0.0
+
+
+def within(
+    group: str, pairs: Sequence[PairIdentifiability], groups: Mapping[str, str]
+) -> list[PairIdentifiability]:
+    """The pairs of SAEs of one group."""
+    return [pair for pair in pairs if groups[pair.a] == groups[pair.b] == group]
+
+
+def group_table(
+    saes: Sequence[SAESummary],
+    pairs: Sequence[PairIdentifiability],
+    latents: pd.DataFrame,
+    groups: Mapping[str, str],
+) -> Table:
+    """One row per group: the columns of Table 1 of Nelson et al. 2026, and what was found."""
+    rows: list[list[str]] = []
+    for group in dict.fromkeys(groups.values()):
+        members = [sae for sae in saes if groups[sae.name] == group]
+        row = table_row(group, members, within(group, pairs, groups))
+        found = mean(found_everywhere(sae.name, latents) for sae in members)
+        rows.append([*row.cells(), str(len(members)), f"{found:.1%}"])
+    return Table("Groups side by side", (*TABLE1_HEADERS, "seeds", "found"), rows)
+
+
+def pair_table(
+    saes: Sequence[SAESummary], pairs: Sequence[PairIdentifiability], groups: Mapping[str, str]
+) -> Table:
+    """Two rows per pair, with the SAEs' codes and with the oracle's; means where a group has
+    several pairs."""
     rows: list[list[str]] = []
     for pair in pairs:
         name = f"{pair.a} | {pair.b}"
@@ -52,16 +89,30 @@ def pair_table(saes: Sequence[SAESummary], pairs: Sequence[PairIdentifiability])
         rows.append([name, "SAE", *own])
         if pair.oracle is not None:
             rows.append([name, "oracle", "", "", *_code_cells(pair.oracle)])
-    if len(pairs) > 1:
-        row = table_row("mean", saes, pairs)
-        mcc = mean(p.signed_mcc for p in pairs)
+    for group in dict.fromkeys(groups.values()):
+        of_group = within(group, pairs, groups)
+        if len(of_group) < 2:
+            continue
+        name = f"mean, {group}" if group else "mean"
+        row = table_row(name, [sae for sae in saes if groups[sae.name] == group], of_group)
+        mcc = mean(p.signed_mcc for p in of_group)
         own_means = [row.dcs, mcc, row.sae_iou, row.sae_l2, row.sae_l2_paper]
-        rows.append(["mean", "SAE", *(number(value, 4) for value in own_means)])
+        rows.append([name, "SAE", *(number(value, 4) for value in own_means)])
         if row.oracle_iou is not None:
             oracle = [row.oracle_iou, row.oracle_l2, row.oracle_l2_paper]
-            rows.append(["mean", "oracle", "", "", *(number(value, 4) for value in oracle)])
+            rows.append([name, "oracle", "", "", *(number(value, 4) for value in oracle)])
     headers = ("pair", "codes", "DCS", "MCC", "IoU", "l2", "l2/√2")
     return Table("Pairwise identifiability", headers, rows)
+
+
+def cosine_table(latents: pd.DataFrame) -> Table:
+    """How well dictionaries agree on rare latents and on frequent ones."""
+    rows: list[list[str]] = []
+    for name, of_sae in latents.groupby("sae", sort=False):
+        values = [*cosine_by_firing_rate(of_sae), cosine_by_activity(of_sae)]
+        rows.append([str(name), *(number(None if isnan(v) else v, 3) for v in values)])
+    headers = ("SAE", "rarest fifth", "2nd", "3rd", "4th", "most frequent", "by activity")
+    return Table("Mean cosine with the partners", headers, rows)
 
 
 def pair_notes(saes: Sequence[SAESummary], pairs: Sequence[PairIdentifiability]) -> list[str]:

@@ -7,7 +7,8 @@ read, in the precision of the model:
     cache.json                       what they are activations of, and the finished files
     activations_00000.safetensors    activations [n, d_in], token_ids [contexts, context], and for
                                      every activation its place in the flattened token_ids
-    held_out.safetensors             the same of the first contexts, to measure SAEs on
+    held_out.safetensors             the same of the first contexts, to measure SAEs on, and how
+                                     their tokens are written
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from sae_lens_isae.checks import settings_that_differ
 from sae_lens_isae.errors import InputError, MissingInputError, explained
 from sae_lens_isae.files import write_json, write_whole
 from sae_lens_isae.inputs.activation_source import ActivationSource
+from sae_lens_isae.inputs.token_text import TokenText, text_of_file
 
 CACHE_FILENAME = "cache.json"
 HELD_OUT_FILENAME = "held_out.safetensors"
@@ -126,10 +128,12 @@ class ActivationCache:
         self.files.append(CacheFile(name, len(batch.activations), position))
         self.save()
 
-    def write(self, name: str, batch: TokenActivations) -> None:
+    def write(
+        self, name: str, batch: TokenActivations, metadata: dict[str, str] | None = None
+    ) -> None:
         """Write one file."""
         tensors = {key: part.contiguous() for key, part in zip(_PARTS, batch, strict=True)}
-        write_whole(self.folder / name, lambda scratch: save_file(tensors, scratch))
+        write_whole(self.folder / name, lambda scratch: save_file(tensors, scratch, metadata))
 
     def load(self, name: str) -> TokenActivations:
         """One file, with its tokens.
@@ -139,6 +143,15 @@ class ActivationCache:
         """
         with self._opened(name) as file:
             return TokenActivations(*(file.get_tensor(key) for key in _PARTS))
+
+    def text(self, name: str) -> TokenText | None:
+        """The tokens of one file, where it says how they are written.
+
+        Raises:
+            InputError: It is damaged.
+        """
+        with self._opened(name) as file:
+            return text_of_file(file)
 
     def activations(self, name: str) -> Float[torch.Tensor, "activations d_in"]:
         """One file, without its tokens.
@@ -200,4 +213,6 @@ def from_cache(folder: Path, n_samples: int | None) -> ActivationSource:
     def chunks() -> Iterator[torch.Tensor]:
         yield rows[:n]
 
-    return ActivationSource(n, cache.d_in, f"{folder}, held out", chunks)
+    return ActivationSource(
+        n, cache.d_in, f"{folder}, held out", chunks, lambda: cache.text(HELD_OUT_FILENAME)
+    )

@@ -9,10 +9,15 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset, load_from_disk
+from jaxtyping import Float
 from safetensors import safe_open
+from safetensors.torch import save_file
 
 from sae_lens_isae.errors import InputError, explained
+from sae_lens_isae.files import write_whole
 from sae_lens_isae.inputs.activation_source import ActivationSource
+from sae_lens_isae.inputs.language_models import load_tokenizer
+from sae_lens_isae.inputs.token_text import TokenText, text_of_file, token_text
 
 _CHUNK = 4096
 _FLOAT_DTYPES = ("F16", "BF16", "F32", "F64")
@@ -33,6 +38,15 @@ def from_array(array: Any, path: Path, n_samples: int | None) -> ActivationSourc
             yield torch.from_numpy(np.array(rows[start : start + _CHUNK], dtype=native))
 
     return ActivationSource(n, rows.shape[1], str(path), chunks)
+
+
+def save_activations(
+    path: Path, activations: Float[torch.Tensor, "samples d_in"], text: TokenText | None = None
+) -> None:
+    """Write what `from_safetensors` reads, with the tokens of the activations if they are known."""
+    tensors = {"activations": activations.contiguous(), **(text.tensors() if text else {})}
+    metadata = text.metadata() if text else None
+    write_whole(path, lambda scratch: save_file(tensors, scratch, metadata))
 
 
 def from_safetensors(path: Path, n_samples: int | None) -> ActivationSource:
@@ -57,10 +71,16 @@ def from_safetensors(path: Path, n_samples: int | None) -> ActivationSource:
             for start in range(0, shape[0], step):
                 yield view[start : start + step].flatten(0, -2)
 
-    return ActivationSource(n, shape[-1], str(path), chunks)
+    def text() -> TokenText | None:
+        with safe_open(path, "pt") as file:
+            return text_of_file(file)
+
+    return ActivationSource(n, shape[-1], str(path), chunks, text)
 
 
-def from_cached(folder: Path, n_samples: int | None, hook_name: str | None) -> ActivationSource:
+def from_cached(
+    folder: Path, n_samples: int | None, hook_name: str | None, model_name: str | None
+) -> ActivationSource:
     with explained(folder, "is not a data set of cached activations"):
         dataset = load_from_disk(str(folder))
     if not isinstance(dataset, Dataset):
@@ -83,7 +103,15 @@ def from_cached(folder: Path, n_samples: int | None, hook_name: str | None) -> A
             stop = min(start + step, len(rows))
             yield torch.cat([rows[i][hook_name] for i in range(start, stop)])
 
-    return ActivationSource(n, shape[-1], str(folder), chunks)
+    def text() -> TokenText | None:
+        if model_name is None or "token_ids" not in dataset.column_names:
+            return None
+        token_ids = torch.tensor(dataset["token_ids"])
+        if token_ids.shape != (len(rows), shape[0]):
+            return None
+        return token_text(load_tokenizer(model_name), token_ids, torch.arange(n))
+
+    return ActivationSource(n, shape[-1], str(folder), chunks, text)
 
 
 def _not_activations(path: Path, dtype: str, shape: tuple[int, ...]) -> InputError:

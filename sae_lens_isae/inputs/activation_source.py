@@ -4,15 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from sae_lens_isae.errors import InputError
+from sae_lens_isae.inputs.token_text import TokenText
 from sae_lens_isae.progress import progress_bar
 
 DEFAULT_N_SAMPLES = 4096
 """Drawn from a model or a generator, which have no end of their own."""
+
+
+class NumberedRows(NamedTuple):
+    """Some of the activations of a source, and their numbers in it."""
+
+    activations: Float[torch.Tensor, "batch d_in"]
+    numbers: Int[torch.Tensor, " batch"]
+
+
+def _no_text() -> TokenText | None:
+    return None
 
 
 @dataclass(frozen=True)
@@ -27,10 +40,10 @@ class ActivationSource:
     description: str
     chunks: Callable[[], Iterator[Float[torch.Tensor, "chunk d_in"]]]
     """Chunks of any size; what exceeds `n_samples` is dropped."""
+    text: Callable[[], TokenText | None] = _no_text
+    """The tokens of the activations, where they are known; asked for after a whole pass."""
 
-    def non_zero_batches(
-        self, size: int, description: str
-    ) -> Iterator[Float[torch.Tensor, "batch d_in"]]:
+    def non_zero_batches(self, size: int, description: str) -> Iterator[NumberedRows]:
         """`batches` without all-zero activations, under a progress bar: masked tokens, which any
         SAE without bias rebuilds exactly.
 
@@ -38,14 +51,16 @@ class ActivationSource:
             InputError: All activations are zero.
         """
         empty = True
+        n = 0
         with progress_bar(
             total=self.n_samples, desc=description, unit="sample", leave=False
         ) as progress:
             for x in self.batches(size):
-                some = x[(x != 0).any(-1)]
-                if len(some):
+                kept = (x != 0).any(-1)
+                if kept.any():
                     empty = False
-                    yield some
+                    yield NumberedRows(x[kept], n + kept.nonzero()[:, 0].cpu())
+                n += len(x)
                 progress.update(len(x))
         if empty:
             raise InputError(f"{self.description}: all {self.n_samples} activations are zero")

@@ -46,7 +46,10 @@ def as_source(activations: AnyActivations, saes: Mapping[str, SAE[Any]]) -> Acti
     elif isinstance(activations, ActivationSource):
         source = activations
     elif isinstance(activations, str | Path):
-        source = open_activations(str(activations), hook_name=first.cfg.metadata.hook_name)
+        metadata = first.cfg.metadata
+        source = open_activations(
+            str(activations), hook_name=metadata.hook_name, model_name=metadata.model_name
+        )
     elif activations is None:
         source = from_model(first, device=str(first.device))
     else:
@@ -65,7 +68,10 @@ def as_source(activations: AnyActivations, saes: Mapping[str, SAE[Any]]) -> Acti
 
 
 def open_activations(
-    name: str, n_samples: int | None = None, hook_name: str | None = None
+    name: str,
+    n_samples: int | None = None,
+    hook_name: str | None = None,
+    model_name: str | None = None,
 ) -> ActivationSource:
     """Activations by the name that a user types.
 
@@ -77,6 +83,7 @@ def open_activations(
     Args:
         n_samples: Read no more than this many; all there are by default, 4,096 from a generator.
         hook_name: Column of a cached data set; needed where it has several.
+        model_name: Whose tokens such a data set holds, to know how they are written.
 
     Raises:
         MissingInputError: There is no such file or folder.
@@ -93,7 +100,7 @@ def open_activations(
     if path.is_dir():
         if (path / CACHE_FILENAME).exists():
             return from_cache(path, n_samples)
-        return from_cached(path, n_samples, hook_name)
+        return from_cached(path, n_samples, hook_name, model_name)
     if not path.is_file():
         raise MissingInputError(f"there is no activations file or folder {path}")
     with explained(path, "cannot be read as activations", "write it again"):

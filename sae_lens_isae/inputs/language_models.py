@@ -10,6 +10,7 @@ import torch
 from sae_lens.load_model import load_model
 from transformer_lens.HookedTransformer import Output
 from transformer_lens.utils import lm_cross_entropy_loss
+from transformers import AutoTokenizer
 
 from sae_lens_isae._private import allow_local_model
 from sae_lens_isae.checks import check_device
@@ -50,6 +51,17 @@ def load_language_model(
             file, cast(Any, model_class_name), device, hook_names, from_pretrained_kwargs
         )
     return _load(name, name, model_class_name, device, hook_names, from_pretrained_kwargs or {})
+
+
+def load_tokenizer(name: str) -> Any:
+    """A model's tokenizer by the model's name; None where it is not to be had."""
+    is_gguf = name.startswith(GGUF_PREFIX)
+    try:
+        return AutoTokenizer.from_pretrained(
+            str(convert_gguf(name.removeprefix(GGUF_PREFIX))) if is_gguf else name
+        )
+    except (OSError, ValueError, MissingInputError):
+        return None
 
 
 HARMLESS_MODEL_KWARGS = (

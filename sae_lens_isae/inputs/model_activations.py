@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -15,6 +16,7 @@ from sae_lens_isae.errors import InputError
 from sae_lens_isae.inputs.activation_source import DEFAULT_N_SAMPLES, ActivationSource
 from sae_lens_isae.inputs.shared_model import load_shared_model
 from sae_lens_isae.inputs.texts import PACKAGE_PREFIX, load_package_text
+from sae_lens_isae.inputs.token_text import TokenText, kept_places, token_text
 
 if TYPE_CHECKING:
     from transformer_lens.HookedRootModule import HookedRootModule
@@ -68,14 +70,30 @@ def from_model(
     def load() -> HookedRootModule:
         return load_shared_model([sae], model_name, device, trust_remote_code=trust_remote_code)[1]
 
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+
     def chunks() -> Iterator[torch.Tensor]:
-        model = load()
-        store = text_store(sae, model, text, device, n_samples)
+        seen.clear()
+        store = text_store(sae, load(), text, device, n_samples)
+        excluded = store.exclude_special_tokens
         while True:
-            yield store.get_filtered_llm_batch().flatten(0, -2).cpu()
+            tokens = store.get_batch_tokens()
+            activations = store.get_activations(tokens).reshape(-1, sae.cfg.d_in).cpu()
+            tokens = tokens.cpu()
+            places, kept = kept_places(
+                tokens, slice(*store.seqpos_slice), None if excluded is None else excluded.cpu()
+            )
+            seen.append((tokens, places))
+            yield activations[kept]
+
+    def tokens_seen() -> TokenText | None:
+        starts = itertools.accumulate((tokens.numel() for tokens, _ in seen), initial=0)
+        places = [places + start for (_, places), start in zip(seen, starts, strict=False)]
+        tokens = torch.cat([tokens for tokens, _ in seen])
+        return token_text(load().tokenizer, tokens, torch.cat(places))
 
     description = f"{model_name} at {metadata.hook_name} on {text}"
-    return ActivationSource(n_samples, sae.cfg.d_in, description, chunks)
+    return ActivationSource(n_samples, sae.cfg.d_in, description, chunks, tokens_seen)
 
 
 def text_store(

@@ -76,7 +76,7 @@ class RecodingReport(Report):
 
     @override
     def sections(self) -> list[Section]:
-        sections = [Section("What was coded", [self.summary(), self._about(), self.notes()])]
+        sections = [Section("What was coded", [self._about(), self.notes()])]
         sections += [
             Section(table.title, [table])
             for table in tables.recode_tables(self.saes, self.settings)

@@ -23,7 +23,8 @@ PAIRWISE = {
     "eigenvalues of D_S^T D_S; 0: atoms that act together are orthogonal.",
     "dead": "latents that no sample activates.",
     "found": "share of latents whose atom has cosine 0.9 (--found) or more with its partner in "
-    "every other SAE, up to sign where codes have signs; zero atoms are left out.",
+    "every other SAE of the group, up to sign where codes have signs; zero atoms are left out.",
+    "by activity": "mean cosine with each latent weighted by its share of the sum of |codes|.",
     "by chance": "the same numbers where there is nothing to agree on: DCS, MCC and found of "
     "dictionaries of random directions, of random directions with the activations' covariance, and "
     "of activations themselves; IoU and l2 of codes of other samples, and of codes whose latents "

@@ -11,10 +11,11 @@ from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from sae_lens_isae.report.browser import Browser
 from sae_lens_isae.report.tables import Table
 
-Part = str | list[str] | Table | go.Figure
-"""A paragraph, a bulleted list, a table or a plot."""
+Part = str | list[str] | Table | Browser | go.Figure
+"""A paragraph, a bulleted list, a table, a table that can be searched, or a plot."""
 
 
 class Section(NamedTuple):
@@ -29,13 +30,17 @@ def numbers_section(words: Mapping[str, str]) -> Section:
     return Section("The numbers", [[f"{name}: {line}" for name, line in words.items()]])
 
 
-def write_page(path: Path, title: str, sections: Sequence[Section]) -> None:
-    """Write a page. All text is escaped."""
-    template = _TEMPLATES.get_template("page.html.j2")
-    path.write_text(
-        template.render(title=title, sections=sections, plotly=Markup(get_plotlyjs())),
-        encoding="utf-8",
+def write_page(path: Path, title: str, answer: str, sections: Sequence[Section]) -> None:
+    """Write a page, the answer on top. All text is escaped."""
+    has_browser = any(isinstance(part, Browser) for section in sections for part in section.parts)
+    text = _TEMPLATES.get_template("page.html.j2").render(
+        title=title,
+        answer=answer,
+        sections=sections,
+        has_browser=has_browser,
+        plotly=Markup(get_plotlyjs()),
     )
+    path.write_text(text, encoding="utf-8")
 
 
 def html_fragment(parts: Sequence[Part]) -> str:
@@ -53,6 +58,8 @@ def _kind(part: Part) -> str:
         return "paragraph"
     if isinstance(part, Table):
         return "table"
+    if isinstance(part, Browser):
+        return "browser"
     return "list" if isinstance(part, list) else "figure"
 
 

@@ -50,14 +50,14 @@ class Report(ABC):
         """The page."""
 
     def show(self, console: Console | None = None) -> None:
-        """Print the tables, the notes and the summary, as wide as the terminal is."""
+        """Print the summary, the tables and the notes, as wide as the terminal is."""
         console = console or Console()
+        console.print(self.summary(), markup=False)
         for table in self.tables():
             if table.rows:
                 print_table(console, table)
         for note in self.notes():
             console.print(f"note: {note}", markup=False)
-        console.print(self.summary(), markup=False)
 
     def __str__(self) -> str:
         text = io.StringIO()
@@ -72,4 +72,5 @@ class Report(ABC):
 
     def to_html(self, path: str | Path) -> None:
         """Write the page, one file that opens from disk without a network."""
-        write_whole(Path(path), lambda scratch: write_page(scratch, self.title, self.sections()))
+        title, answer, sections = self.title, self.summary(), self.sections()
+        write_whole(Path(path), lambda scratch: write_page(scratch, title, answer, sections))

@@ -17,9 +17,10 @@ from sae_lens_isae.inputs.activation_cache import (
     ActivationCache,
     TokenActivations,
 )
+from sae_lens_isae.inputs.token_text import token_text
 from sae_lens_isae.progress import progress_bar
 from sae_lens_isae.training.contexts import Contexts
-from sae_lens_isae.training.llm_batches import LLMBatches
+from sae_lens_isae.training.llm_batches import LLMBatches, joined
 from sae_lens_isae.training.preparation import model_and_text, source_of
 
 StoredAs = Literal["bfloat16", "float16", "float32"]
@@ -92,7 +93,8 @@ def _write(cache: ActivationCache, batches: LLMBatches, n_held_out: int, n_per_f
     else:
         held_out = _next_file(batches, n_held_out, cache.dtype)
         if held_out is not None:
-            cache.write(HELD_OUT_FILENAME, held_out)
+            text = token_text(batches.tokenizer, held_out.token_ids, held_out.places)
+            cache.write(HELD_OUT_FILENAME, held_out, text.metadata() if text else None)
     with progress_bar(
         total=cache.n_planned,
         initial=cache.n_activations,
@@ -121,23 +123,10 @@ def _write(cache: ActivationCache, batches: LLMBatches, n_held_out: int, n_per_f
 
 def _next_file(batches: LLMBatches, n: int, dtype: torch.dtype) -> TokenActivations | None:
     """At least `n` activations in whole contexts, fewer where the text ends, None at its end."""
-    found: list[TokenActivations] = []
-    n_tokens = 0
-    while sum(len(batch.activations) for batch in found) < n:
-        batches.prefetch(2)
-        try:
-            batch = batches.take()
-        except StopIteration:
-            break
-        activations = batch.activations.to(dtype)
-        if not activations.isfinite().all():
-            raise InputError(
-                f"an activation is NaN, Inf or does not fit {dtype}; store them in another "
-                "precision (--stored-as bfloat16 or float32)"
-            )
-        places = batch.places + n_tokens
-        found.append(TokenActivations(activations.cpu(), batch.token_ids.int(), places.int()))
-        n_tokens += batch.token_ids.numel()
-    if not found:
-        return None
-    return TokenActivations(*(torch.cat(parts) for parts in zip(*found, strict=True)))
+    found = joined(batches, n, dtype, n_ahead=2)
+    if found is not None and not found.activations.isfinite().all():
+        raise InputError(
+            f"an activation is NaN, Inf or does not fit {dtype}; store them in another precision "
+            "(--stored-as bfloat16 or float32)"
+        )
+    return found

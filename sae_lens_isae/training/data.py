@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 
 from sae_lens_isae.distributed import n_ranks, rank
 from sae_lens_isae.inputs.activation_cache import HELD_OUT_FILENAME, ActivationCache
+from sae_lens_isae.inputs.token_text import TokenText, token_text
 from sae_lens_isae.training.activation_stream import (
     ActivationStream,
     MixedActivations,
@@ -31,7 +32,15 @@ from sae_lens_isae.training.cached import (
     load_rows,
 )
 from sae_lens_isae.training.contexts import Contexts
-from sae_lens_isae.training.llm_batches import Batches, LLMBatches, StoredBatches
+from sae_lens_isae.training.llm_batches import Batches, LLMBatches, StoredBatches, joined
+
+
+class HeldOut(NamedTuple):
+    """Activations to measure SAEs on."""
+
+    activations: Float[torch.Tensor, "tokens d_in"]
+    text: TokenText | None
+    """Their tokens, where they are known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +50,7 @@ class TrainingData:
     seeds: Mapping[str, int]
     """Of the order of every SAE, by its name."""
     stream: ActivationStream
-    held_out: Callable[[int], Float[torch.Tensor, "tokens d_in"]]
+    held_out: Callable[[int], HeldOut]
     """So many activations that no SAE was trained on, once training is over."""
     load_elsewhere: Callable[[Path], None]
     """Go on near where a checkpoint of SAELens itself was written."""
@@ -112,7 +121,7 @@ def _opened_cache(
         yield TrainingData(
             seeds=dict(seeds),
             stream=stream,
-            held_out=lambda n: cache.activations(HELD_OUT_FILENAME)[:n].float(),
+            held_out=partial(held_out_of_cache, cache),
             load_elsewhere=_nothing_to_load,
         )
 
@@ -147,7 +156,13 @@ def _nothing_to_load(folder: Path) -> None:
     """SAELens does not say how far it has read in a cache."""
 
 
-def _next_activations(batches: Batches, n: int) -> Float[torch.Tensor, "tokens d_in"]:
+def held_out_of_cache(cache: ActivationCache, n: int) -> HeldOut:
+    """The first activations that are held out of a cache."""
+    text = cache.text(HELD_OUT_FILENAME)
+    return HeldOut(cache.activations(HELD_OUT_FILENAME)[:n].float(), text and text.first(n))
+
+
+def _next_activations(batches: LLMBatches | StoredBatches, n: int) -> HeldOut:
     """All from text after the training tokens, unless the text had to be read again."""
     if batches.position()[0]:
         warnings.warn(
@@ -155,7 +170,13 @@ def _next_activations(batches: Batches, n: int) -> Float[torch.Tensor, "tokens d
             "were trained on",
             stacklevel=2,
         )
-    found: list[torch.Tensor] = []
-    while sum(map(len, found)) < n:
-        found.append(next(batches).cpu().float())
-    return torch.cat(found)[:n].contiguous()
+    if isinstance(batches, StoredBatches):
+        found: list[torch.Tensor] = []
+        while sum(map(len, found)) < n:
+            found.append(next(batches).cpu().float())
+        return HeldOut(torch.cat(found)[:n].contiguous(), None)
+    together = joined(batches, n)
+    assert together is not None
+    text = token_text(batches.tokenizer, together.token_ids, together.places)
+    activations = together.activations[:n].float().contiguous()
+    return HeldOut(activations, text and text.first(n))

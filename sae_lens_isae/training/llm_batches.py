@@ -6,7 +6,7 @@ import contextlib
 import warnings
 from collections import deque
 from collections.abc import Iterator
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from jaxtyping import Float
@@ -14,6 +14,7 @@ from sae_lens import ActivationsStore
 
 from sae_lens_isae.errors import InputError
 from sae_lens_isae.inputs.activation_cache import TokenActivations
+from sae_lens_isae.inputs.token_text import kept_places
 from sae_lens_isae.training.contexts import Contexts
 
 Position = tuple[int, int]
@@ -63,6 +64,11 @@ class LLMBatches(Iterator[Float[torch.Tensor, "tokens d_in"]]):
     def __next__(self) -> Float[torch.Tensor, "tokens d_in"]:
         return self.take().activations
 
+    @property
+    def tokenizer(self) -> Any:
+        """The model's, None without one."""
+        return getattr(self._store.model, "tokenizer", None)
+
     def take(self) -> TokenActivations:
         """The next batch with its tokens.
 
@@ -96,22 +102,18 @@ class LLMBatches(Iterator[Float[torch.Tensor, "tokens d_in"]]):
     def _compute(self) -> _Pending:
         position, tokens = self._read()
         store = self._store
-        places = torch.arange(tokens.numel()).view_as(tokens)[:, slice(*store.seqpos_slice)]
-        places = places.reshape(-1)
-        kept = torch.arange(len(places))
-        if self._excluded is not None:
-            kept = kept[torch.isin(tokens.reshape(-1)[places], self._excluded).logical_not()]
+        places, kept = kept_places(tokens, slice(*store.seqpos_slice), self._excluded)
         beside = contextlib.nullcontext() if self._side is None else torch.cuda.stream(self._side)
         with beside:
             activations = store.get_activations(sent(tokens, self._model_device))
             activations = activations.to(store.device).reshape(-1, store.d_in)
-            if len(kept) < len(places):
+            if len(kept) < len(activations):
                 activations = activations[sent(kept, activations.device)]
             done = None
             if self._side is not None:
                 done = torch.cuda.Event()
                 done.record(self._side)
-        return _Pending(position, TokenActivations(activations, tokens, places[kept]), done)
+        return _Pending(position, TokenActivations(activations, tokens, places), done)
 
     def _read(self) -> tuple[Position, torch.Tensor]:
         if self._ended:
@@ -131,6 +133,31 @@ class LLMBatches(Iterator[Float[torch.Tensor, "tokens d_in"]]):
                 "the text is too short to fill a single batch of the model; use more text, or "
                 "lower store_batch_size_prompts or context_size"
             ) from None
+
+
+def joined(
+    batches: LLMBatches, n: int, dtype: torch.dtype = torch.float32, n_ahead: int = 0
+) -> TokenActivations | None:
+    """The next whole batches with at least `n` activations as one, on the CPU; fewer where the text
+    ends, None at its end.
+
+    Args:
+        n_ahead: Batches to compute ahead of need.
+    """
+    found: list[TokenActivations] = []
+    n_tokens = 0
+    while sum(len(batch.activations) for batch in found) < n:
+        batches.prefetch(n_ahead)
+        try:
+            activations, token_ids, places = batches.take()
+        except StopIteration:
+            break
+        places = (places + n_tokens).int()
+        found.append(TokenActivations(activations.to(dtype).cpu(), token_ids.int(), places))
+        n_tokens += token_ids.numel()
+    if not found:
+        return None
+    return TokenActivations(*(torch.cat(parts) for parts in zip(*found, strict=True)))
 
 
 class StoredBatches(Iterator[Float[torch.Tensor, "tokens d_in"]]):

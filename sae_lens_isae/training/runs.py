@@ -20,13 +20,12 @@ from sae_lens import (
 )
 from sae_lens.evals import EvalConfig
 from sae_lens.training.activation_scaler import ActivationScaler
-from safetensors.torch import save_file
 from transformers import set_seed
 
 from sae_lens_isae._private import MultiRunner, SingleRunner
 from sae_lens_isae.distributed import rank, wait_for_all
 from sae_lens_isae.errors import InputError
-from sae_lens_isae.files import write_whole
+from sae_lens_isae.inputs.activation_files import save_activations
 from sae_lens_isae.progress import progress_bar
 from sae_lens_isae.training.checkpoints import fit
 from sae_lens_isae.training.data import TrainingData, opened_data
@@ -293,8 +292,7 @@ def _finish(
     # before the evaluation, which reads on in the text
     if output is not None and options.n_kept_activations > 0:
         activations_path = output / ACTIVATIONS_FILENAME
-        kept = {"activations": data.held_out(options.n_kept_activations)}
-        write_whole(activations_path, lambda scratch: save_file(kept, scratch))
+        save_activations(activations_path, *data.held_out(options.n_kept_activations))
     n_batches = options.n_eval_batches
     trained = [
         TrainedSAE(

@@ -119,7 +119,7 @@ def test_it_can_be_left_out(saes):
     report = pairwise_identifiability(saes, x, n_oracle_samples=0, chance=False, progress=False)
     assert report.chance == []
     assert "chance" not in report.summary()
-    assert len(report.tables()) == 2
+    assert "by chance" not in " ".join(table.title for table in report.tables())
 
 
 def test_a_single_activation_has_no_other_sample(saes):

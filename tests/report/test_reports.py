@@ -117,8 +117,8 @@ def test_progress_is_silent_on_request(capsys):
 def test_text_of_a_page_is_escaped(tmp_path):
     table = Table("<i>t</i>", ["<h>"], [["<c>"]])
     parts = ["<p1>", ["<l>"], table]
-    write_page(tmp_path / "p.html", "<t>", [Section("<s>", parts)])
+    write_page(tmp_path / "p.html", "<t>", "<a>", [Section("<s>", parts)])
     text = without_scripts((tmp_path / "p.html").read_text())
-    for raw in ("<p1>", "<l>", "<i>t", "<h>", "<c>", "<t>", "<s>"):
+    for raw in ("<a>", "<p1>", "<l>", "<i>t", "<h>", "<c>", "<t>", "<s>"):
         assert raw not in text
         assert raw.replace("<", "&lt;").replace(">", "&gt;") in text

@@ -1,0 +1,202 @@
+// The table of latents. All text is set as text, never as markup.
+"use strict";
+for (const root of document.querySelectorAll(".browser")) {
+  const data = JSON.parse(root.querySelector("script").textContent);
+  const PER_PAGE = 25;
+  const BEFORE = 12;
+  const AFTER = 6;
+  const TRUST = ["trusted", "doubtful", "unique", "dead"];
+  const columns = [
+    ["latent", "latent", "number of the latent in its SAE", 0],
+    ["trust", "trust", "see below the table", 0],
+    ["firing_rate", "fires", "share of the activations on which the latent is not 0", 4],
+    ["mean_magnitude", "|code|", "mean |code| where it is not 0", 2],
+    ["n_found", "found in", "in how many other SAEs its atom was found", 0],
+    ["mean_cosine", "cosine", "mean |cosine| with its partners' atoms", 3],
+    ["mean_code_iou", "IoU", "samples on which it and its partner fire, over those on which one does", 3],
+    ["active_on", "most active on", "tokens of its largest activations", 0],
+  ];
+  const state = { sae: 0, trust: "all", query: "", sort: "latent", down: false, page: 0, open: null };
+
+  const make = (tag, text, parent, attributes = {}) => {
+    const node = document.createElement(tag);
+    if (text !== null) node.textContent = text;
+    for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
+    if (parent) parent.append(node);
+    return node;
+  };
+  const shown = (value, digits) =>
+    value === null || value === undefined
+      ? "-"
+      : typeof value === "number" && digits
+        ? value.toFixed(digits)
+        : String(value);
+
+  const token = (place) => data.text.strings[data.text.token_ids[place]];
+  const words = (from, to) => {
+    let text = "";
+    for (let place = from; place < to; place++) text += token(place);
+    return text;
+  };
+  const topTokens = (examples) => {
+    if (!data.text) return "";
+    const strongest = [...examples].sort((a, b) => Math.abs(b[0]) - Math.abs(a[0])).slice(0, 8);
+    return [...new Set(strongest.map(([, place]) => token(place).trim()))].slice(0, 3).join(" · ");
+  };
+
+  for (const sae of data.saes) {
+    sae.rows = sae.examples.map((examples, latent) => {
+      const tokens = data.text ? examples.map(([, place]) => token(place)) : [];
+      const row = { latent, active_on: topTokens(examples), searched: tokens.join(" ").toLowerCase() };
+      for (const [name, values] of Object.entries(sae.columns)) row[name] = values[latent];
+      return row;
+    });
+  }
+
+  const controls = make("p", null, root, { class: "controls" });
+  const choice = (label, options, change) => {
+    const box = make("select", null, make("label", `${label} `, controls));
+    options.forEach(([value, text]) => make("option", text, box, { value }));
+    box.addEventListener("change", () => change(box.value));
+  };
+  const update = (change) => {
+    Object.assign(state, { page: 0, open: null }, change);
+    draw();
+  };
+  choice("SAE", data.saes.map((sae, i) => [i, sae.name]), (value) => update({ sae: Number(value) }));
+  choice("show", [["all", "all latents"], ...TRUST.map((t) => [t, t])], (trust) => update({ trust }));
+  const search = make("input", null, make("label", "search ", controls), {
+    type: "search",
+    placeholder: data.text ? "token or #latent" : "#latent",
+  });
+  search.addEventListener("input", () => update({ query: search.value.trim().toLowerCase() }));
+  make("button", "Download CSV", controls, { type: "button" }).addEventListener("click", download);
+  const counts = make("p", null, root);
+  const scroll = make("div", null, root, { class: "scroll" });
+  const table = make("table", null, scroll, { class: "latents" });
+  const foot = make("p", null, root, { class: "controls" });
+
+  function selected() {
+    const rows = data.saes[state.sae].rows.filter(
+      (row) =>
+        (state.trust === "all" || row.trust === state.trust) &&
+        (!state.query ||
+          `#${row.latent}` === state.query ||
+          row.searched.includes(state.query)),
+    );
+    const key = (row) => (state.sort === "trust" ? TRUST.indexOf(row.trust) : row[state.sort]);
+    const order = state.down ? -1 : 1;
+    return rows.sort((a, b) => {
+      const [x, y] = [key(a), key(b)];
+      if (x === y) return a.latent - b.latent;
+      // what is missing comes last, whichever way
+      if (x === null) return 1;
+      if (y === null) return -1;
+      return x < y ? -order : order;
+    });
+  }
+
+  function download() {
+    const quoted = (value) => `"${String(value ?? "").replaceAll('"', '""')}"`;
+    const names = columns.map(([name]) => name);
+    const lines = selected().map((row) => names.map((name) => quoted(row[name])).join(","));
+    const file = new Blob([["sae", ...names].map(quoted).join(",") + "\n",
+      ...lines.map((line) => `${quoted(data.saes[state.sae].name)},${line}\n`)], { type: "text/csv" });
+    const link = make("a", null, null, { href: URL.createObjectURL(file), download: "latents.csv" });
+    link.click();
+    URL.revokeObjectURL(link.href);
+  }
+
+  function draw() {
+    const rows = selected();
+    const n_pages = Math.max(1, Math.ceil(rows.length / PER_PAGE));
+    const { name, rows: all } = data.saes[state.sae];
+    const count = (trust) => all.filter((row) => row.trust === trust).length.toLocaleString("en");
+    counts.textContent = `${name}: ${TRUST.map((trust) => `${count(trust)} ${trust}`).join(", ")}.`;
+    table.replaceChildren();
+    const head = make("tr", null, make("thead", null, table));
+    for (const [name, label, title] of columns) {
+      const mark = state.sort === name ? (state.down ? " ▾" : " ▴") : "";
+      const cell = make("th", null, head, {
+        "aria-sort": mark ? (state.down ? "descending" : "ascending") : "none",
+      });
+      make("button", label + mark, cell, { type: "button", title })
+        .addEventListener("click", () =>
+          update({ sort: name, down: state.sort === name ? !state.down : !["latent", "trust"].includes(name) }));
+    }
+    const body = make("tbody", null, table);
+    for (const row of rows.slice(state.page * PER_PAGE, (state.page + 1) * PER_PAGE)) {
+      const line = make("tr", null, body, { class: row.trust });
+      for (const [name, , , digits] of columns) {
+        const cell = make("td", name === "latent" ? null : shown(row[name], digits), line);
+        if (name !== "latent") continue;
+        const open = state.open === row.latent;
+        make("button", `${open ? "▾" : "▸"} ${row.latent}`, cell, {
+          type: "button", "aria-expanded": String(open), title: "its contexts and its partners",
+        }).addEventListener("click", () => {
+          state.open = open ? null : row.latent;
+          draw();
+        });
+      }
+      if (state.open === row.latent) details(make("td", null, make("tr", null, body), {
+        colspan: columns.length, class: "details",
+      }), row.latent);
+    }
+    foot.replaceChildren();
+    for (const [text, step] of [["‹", -1], ["›", 1]]) {
+      const button = make("button", text, foot, {
+        type: "button", "aria-label": step < 0 ? "previous page" : "next page",
+      });
+      button.disabled = state.page + step < 0 || state.page + step >= n_pages;
+      button.addEventListener("click", () => {
+        state.page += step;
+        draw();
+      });
+    }
+    make("span", ` page ${state.page + 1} of ${n_pages}, ${rows.length.toLocaleString("en")} latents`, foot);
+  }
+
+  function details(cell, latent) {
+    const sae = data.saes[state.sae];
+    const side = make("div", null, cell, { class: "side" });
+    panel(side, `${sae.name}, latent ${latent}`, sae.examples[latent]);
+    for (const partners of sae.partners) {
+      const partner = partners.partner[latent];
+      if (partner === null) {
+        panel(side, `${partners.sae}: no partner`, null);
+        continue;
+      }
+      const other = data.saes.find((each) => each.name === partners.sae);
+      const sign = partners.sign[latent] < 0 ? ", opposite sign" : "";
+      const numbers = `cosine ${shown(partners.cosine[latent], 3)}${sign}, IoU ${shown(partners.code_iou[latent], 3)}`;
+      const examples = other.examples[partner];
+      // what stands side by side is then of one kind
+      const aligned = sign ? [...examples].reverse() : examples;
+      panel(side, `${partners.sae}, latent ${partner}: ${numbers}`, aligned);
+    }
+  }
+
+  function panel(side, title, examples) {
+    const box = make("div", null, side);
+    make("h3", title, box);
+    if (examples === null) return;
+    if (!examples.length) make("p", "Never active on these activations.", box);
+    const list = make("ul", null, box);
+    for (const [activation, place] of examples) {
+      const item = make("li", null, list);
+      make("span", activation.toPrecision(3), item, { class: activation < 0 ? "minus" : "plus" });
+      if (!data.text) {
+        item.append(` sample ${place}`);
+        continue;
+      }
+      const start = place - (place % data.text.size);
+      const end = start + data.text.size;
+      item.title = words(start, end);
+      item.append(" … ", words(Math.max(start, place - BEFORE), place));
+      make("mark", token(place), item);
+      item.append(words(place + 1, Math.min(end, place + 1 + AFTER)), " …");
+    }
+  }
+
+  draw();
+}

@@ -1,0 +1,179 @@
+"""Pages in a real browser, without a network: the table of latents is sorted, filtered, searched,
+opened and downloaded, on a screen and on a phone."""
+
+from __future__ import annotations
+
+import csv
+import os
+import shutil
+
+import pytest
+import torch
+from playwright.sync_api import sync_playwright
+
+from sae_lens_isae import audit, pairwise_identifiability
+from sae_lens_isae.inputs.activation_source import ActivationSource
+from sae_lens_isae.inputs.token_text import TokenText
+from tests.conftest import D_IN, D_SAE, isae_config, make_sae
+
+_NAMES = ("chromium", "chromium-browser", "google-chrome")
+CHROMIUM = next((path for name in _NAMES if (path := shutil.which(name))), None)
+N = 96
+HOSTILE = "<script>window.hurt = 1</script>"
+
+
+@pytest.fixture(scope="module")
+def saes():
+    made = {name: make_sae(isae_config("iSAE"), seed) for seed, name in enumerate(("a", "<b>"))}
+    with torch.no_grad():
+        # the same dictionary in another order, with some noise on half of it
+        order = torch.randperm(D_SAE, generator=torch.Generator().manual_seed(0))
+        made["<b>"].load_state_dict(made["a"].state_dict())
+        noise = torch.randn(D_SAE // 2, D_IN, generator=torch.Generator().manual_seed(1))
+        atoms = made["<b>"].W_dec.clone()
+        atoms[: D_SAE // 2] += noise
+        made["<b>"].W_dec.copy_(torch.nn.functional.normalize(atoms, dim=-1)[order])
+        made["<b>"].W_enc.copy_(made["<b>"].W_enc[:, order])
+    return made
+
+
+@pytest.fixture(scope="module")
+def report(saes):
+    x = torch.randn(N, D_IN, generator=torch.Generator().manual_seed(2))
+    strings = {i: f" w{i}" for i in range(N)} | {5: HOSTILE}
+    text = TokenText(torch.arange(N).reshape(-1, 16), torch.arange(N), strings)
+    source = ActivationSource(N, D_IN, "activations", lambda: iter([x]), lambda: text)
+    return pairwise_identifiability(saes, source, n_oracle_samples=8, progress=False)
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    if CHROMIUM is None:
+        if os.environ.get("CI"):
+            pytest.fail("there is no Chromium on this machine")
+        pytest.skip("needs Chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def opened(chromium):
+    """Opens a page, and sees to it that nothing goes wrong on it and nothing is fetched."""
+    said: list[str] = []
+    contexts = []
+
+    def open_page(path, **settings):
+        context = chromium.new_context(**settings)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("console", lambda m: said.append(m.text) if m.type == "error" else None)
+        page.on("request", lambda r: None if r.url == path.as_uri() else said.append(r.url[:80]))
+        page.goto(path.as_uri())
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert [line for line in said if not line.startswith(("blob:", "data:"))] == []
+
+
+def rows(page):
+    lines = page.locator("table.latents tbody tr:not(:has(.details))")
+    return [line.locator("td").all_inner_texts() for line in lines.all()]
+
+
+def test_latents_are_sorted_filtered_searched_and_opened(report, opened, tmp_path):
+    report.save(tmp_path)
+    page = opened(tmp_path / "pairwise.html", viewport={"width": 1280, "height": 900})
+    assert report.verdict() in page.locator(".answer").inner_text()
+    assert len(rows(page)) == 25
+    page.get_by_role("button", name="next page").click()
+    assert len(rows(page)) == D_SAE - 25
+    latents = report.latents.query("sae == 'a'")
+
+    page.get_by_role("button", name="cosine").click()
+    shown = [float(row[5]) for row in rows(page)]
+    assert shown == pytest.approx(latents.mean_cosine.nlargest(25).tolist(), abs=6e-4)
+    page.get_by_role("button", name="cosine").click()
+    shown = [float(row[5]) for row in rows(page)]
+    assert shown == pytest.approx(latents.mean_cosine.nsmallest(25).tolist(), abs=6e-4)
+
+    trusted = latents[latents.trust == "trusted"]
+    assert 0 < len(trusted) < D_SAE
+    page.get_by_label("show").select_option("trusted")
+    assert f"{len(trusted)} latents" in page.locator(".controls").last.inner_text()
+    assert f"{len(trusted)} trusted" in page.locator(".browser").inner_text()
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download CSV").click()
+    with open(download.value.path(), encoding="utf-8", newline="") as file:
+        table = list(csv.DictReader(file))
+    assert sorted(int(row["latent"]) for row in table) == sorted(trusted.latent)
+    assert {row["trust"] for row in table} == {"trusted"}
+
+    page.get_by_label("show").select_option("all")
+    latent = int(trusted.latent.iloc[0])
+    page.get_by_label("search").fill(f"#{latent}")
+    assert [row[0] for row in rows(page)] == [f"▸ {latent}"]
+    page.get_by_role("button", name=f"▸ {latent}", exact=True).click()
+    examples = report.contexts("a", latent)
+    panels = page.locator(".side > div")
+    assert panels.nth(0).locator("mark").all_text_contents() == examples.token.tolist()
+    partner = report.partners.query("sae == 'a' and latent == @latent").iloc[0]
+    assert f"<b>, latent {partner.partner}: cosine" in panels.nth(1).inner_text()
+    page.screenshot(path=tmp_path / "screen.png")
+
+
+def test_what_is_searched_is_the_tokens(report, opened, tmp_path):
+    report.to_html(tmp_path / "page.html")
+    page = opened(tmp_path / "page.html")
+    page.get_by_label("search").fill("W7")
+    found = rows(page)
+    assert found
+    wanted = [
+        latent
+        for latent in range(D_SAE)
+        if report.contexts("a", latent).token.str.contains("w7").any()
+    ]
+    assert [int(row[0][2:]) for row in found] == wanted[:25]
+    # tokens are text, whatever they look like
+    page.get_by_label("search").fill("window.hurt")
+    assert rows(page)
+    page.locator("table.latents tbody button").first.click()
+    assert HOSTILE in page.locator(".side").inner_text()
+    assert page.evaluate("window.hurt") is None
+
+
+def test_a_phone_at_night(report, opened, tmp_path):
+    report.to_html(tmp_path / "page.html")
+    page = opened(
+        tmp_path / "page.html", viewport={"width": 390, "height": 800}, color_scheme="dark"
+    )
+    # tables scroll by themselves, the page does not
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    dark, light = (
+        page.evaluate("getComputedStyle(document.body)." + name)
+        for name in ("backgroundColor", "color")
+    )
+    assert sum(map(int, dark[4:-1].split(", "))) < 150 < sum(map(int, light[4:-1].split(", ")))
+    page.screenshot(path=tmp_path / "phone.png")
+
+
+def test_without_tokens_samples_have_numbers(saes, opened, tmp_path):
+    report = pairwise_identifiability(saes, torch.randn(50, D_IN), n_oracle_samples=0,
+                                      chance=False, progress=False)  # fmt: skip
+    report.to_html(tmp_path / "page.html")
+    page = opened(tmp_path / "page.html")
+    page.locator("table.latents tbody button").first.click()
+    assert "sample " in page.locator(".side").inner_text()
+    assert "come without tokens" in page.locator("body").inner_text()
+
+
+def test_the_audit_has_its_answer_on_top(saes, opened, tmp_path):
+    report = audit(saes, torch.randn(80, D_IN), progress=False)
+    report.to_html(tmp_path / "audit.html")
+    page = opened(tmp_path / "audit.html", viewport={"width": 390, "height": 800})
+    assert page.locator(".answer").inner_text() == report.summary()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
