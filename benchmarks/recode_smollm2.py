@@ -16,7 +16,7 @@ from provenance import write_result
 
 from sae_lens_isae.inputs.saes import named_saes
 from sae_lens_isae.recoding import RecodeSettings, prompted_model, recode
-from sae_lens_isae.recoding.tables import recode_tables
+from sae_lens_isae.recoding.tables import more_tables
 from sae_lens_isae.training.config import load_runner_config
 from sae_lens_isae.training.runs import train
 
@@ -51,7 +51,10 @@ def main() -> None:
     write_result(
         "recode_smollm2",
         {
-            "tables": [table._asdict() for table in recode_tables(report.saes, report.settings)],
+            "tables": [
+                table._asdict()
+                for table in [*report.tables(), *more_tables(report.saes, report.settings)]
+            ],
             "report": report.to_dict(),
         },
     )

@@ -21,6 +21,7 @@ from isae_cli.pairwise import pairwise
 from isae_cli.progress import lines_instead_of_bars, no_bars
 from isae_cli.recode import recode
 from isae_cli.train import train
+from isae_cli.upload import upload
 
 app = typer.Typer(
     help="Identifiable sparse autoencoders for SAELens: train them, compare seeds, know which "
@@ -41,6 +42,7 @@ app.command()(audit)
 app.command()(consensus)
 app.command()(recode)
 app.command(cls=ListsOfEvals)(bench)
+app.command()(upload)
 
 
 def _print_version(asked: bool) -> None:

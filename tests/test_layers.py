@@ -23,7 +23,7 @@ LAYERS = [
     {"inputs"},
     {"training", "identifiability", "recoding", "saebench"},
     {"cebench"},
-    {"evals"},
+    {"evals", "sharing"},
     {"demo_report"},
     {"demo"},
 ]

@@ -52,11 +52,7 @@ class AuditReport(Report):
 
     @override
     def tables(self) -> list[Table]:
-        tables: list[Table] = []
-        for found in self.saes:
-            title = f"{found.name}: {found.architecture} on {found.n_samples} activations"
-            tables += [assumption_table(title, found), number_table("Numbers", found)]
-        return tables
+        return [assumption_table(self.saes), number_table(self.saes)]
 
     @override
     def notes(self) -> list[str]:
@@ -79,16 +75,12 @@ class AuditReport(Report):
                 ],
             )
         ]
-        for found in self.saes:
-            about = f"{found.name} ({found.architecture}, {found.d_sae} latents)"
-            theorem, numbers = f"Theorem 3.6: {about}", f"Numbers: {about}"
-            alone = [conclusion([found])] if len(self.saes) > 1 else []
-            sections += [
-                Section(theorem, [assumption_table(theorem, found), *alone]),
-                Section(numbers, [number_table(numbers, found)]),
-            ]
+        theorem, numbers = self.tables()
         return [
             *sections,
+            Section(theorem.title, [theorem]),
+            *self._measured(),
+            Section(numbers.title, [numbers]),
             Section(
                 "How far from an isometry are the atoms that act together?",
                 [
@@ -99,6 +91,19 @@ class AuditReport(Report):
                 ],
             ),
             numbers_section(AUDIT),
+        ]
+
+    def _measured(self) -> list[Section]:
+        """For each of several SAEs, what was measured and what the theorem says of it alone."""
+        if len(self.saes) == 1:
+            return []
+        return [
+            Section(
+                f"What was measured: {found.name}",
+                [conclusion([found]), [f"{a.name}: {a.sentence}" for a in found.assumptions]],
+                folded=True,
+            )
+            for found in self.saes
         ]
 
     def to_dict(self) -> dict[str, Any]:

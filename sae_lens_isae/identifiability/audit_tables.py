@@ -2,30 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from sae_lens_isae.identifiability.audit_results import Audit
 from sae_lens_isae.report.tables import Table, finite, number
 
+_SHOWN = {
+    "refuted": "REFUTED on",
+    "not refuted": "not refuted on",
+    "not estimable": "not estimable from",
+}
 
-def assumption_table(title: str, audit: Audit) -> Table:
-    """One row per assumption of Theorem 3.6."""
-    shown = {
-        "refuted": "REFUTED on",
-        "not refuted": "not refuted on",
-        "not estimable": "not estimable from",
-    }
+
+def assumption_table(audits: Sequence[Audit]) -> Table:
+    """A row per assumption of Theorem 3.6, a column per SAE; of one SAE with what was measured."""
+    by_assumption = zip(*(audit.assumptions for audit in audits), strict=True)
     rows = [
-        [f"{a.name} {a.title}", f"{shown[a.verdict]} {a.evidence}", a.sentence]
-        for a in audit.assumptions
+        [f"{of_saes[0].name} {of_saes[0].title}"]
+        + [f"{_SHOWN[a.verdict]} {a.evidence}" for a in of_saes]
+        + [a.sentence for a in of_saes if len(audits) == 1]
+        for of_saes in by_assumption
     ]
-    return Table(title, ("assumption", "verdict", "measured"), rows, is_text=True)
+    measured = ("measured",) if len(audits) == 1 else ()
+    headers = ("assumption", *(audit.name for audit in audits), *measured)
+    return Table("Theorem 3.6", headers, rows, is_text=True)
 
 
-def number_table(title: str, audit: Audit) -> Table:
-    """The numbers of an audit, named as in the glossary."""
+def number_table(audits: Sequence[Audit]) -> Table:
+    """A row per number, named as in the glossary, a column per SAE."""
+    columns = [_numbers(audit) for audit in audits]
+    names = dict.fromkeys(name for column in columns for name in column)
+    rows = [[name, *(column.get(name, "-") for column in columns)] for name in names]
+    headers = ("number", *(audit.name for audit in audits))
+    return Table("Numbers", headers, rows, is_text=True)
+
+
+def _numbers(audit: Audit) -> dict[str, str]:
     theorem, consistency, health = audit.theorem, audit.self_consistency, audit.health
     proxy = audit.proxy
     zeta = theorem.zeta
     rows = [
+        ["architecture", f"{audit.architecture}, {audit.d_sae} latents"],
         ["epsilon", f"{audit.error.max:.4f} (median {audit.error.median:.4f})"],
         ["L0", f"{audit.l0.mean:.1f} (at most {audit.l0.max:.0f})"],
         ["R_S", "-" if proxy is None else f"{proxy.r_arip:.4f}"],
@@ -73,7 +90,7 @@ def number_table(title: str, audit: Audit) -> Table:
         rows.append(["samples at the bias, left out", str(audit.n_at_offset)])
     if audit.n_zero_rows:
         rows.append(["all-zero samples, left out", str(audit.n_zero_rows)])
-    return Table(title, ("number", "value"), rows, is_text=True)
+    return {name: value for name, value in rows}
 
 
 def _spread(median: float, largest: float) -> str:

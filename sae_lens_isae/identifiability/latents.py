@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float
 
 from sae_lens_isae.identifiability.matching import DictionaryMatch
 
+TRUST = ("trusted", "doubtful", "unique", "dead")
 TRUST_CODE_IOU = 0.5
 """A latent that was found everywhere is trusted if it and its partners fire together on half of the
 samples on which one of them does."""

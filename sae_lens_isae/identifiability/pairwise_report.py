@@ -18,7 +18,7 @@ from sae_lens_isae.identifiability.chance import TITLES, Chance, chance_table
 from sae_lens_isae.identifiability.code_agreement import CONFIDENCE
 from sae_lens_isae.identifiability.examples import LatentExamples
 from sae_lens_isae.identifiability.latent_browser import latent_browser
-from sae_lens_isae.identifiability.latents import TRUST_CODE_IOU, UNIQUE_COSINE
+from sae_lens_isae.identifiability.latents import TRUST, TRUST_CODE_IOU, UNIQUE_COSINE
 from sae_lens_isae.identifiability.pairwise_plots import (
     MAX_POINTS,
     heat_maps,
@@ -225,6 +225,14 @@ class PairwiseReport(Report):
             numbers_section(PAIRWISE),
         ]
 
+    def _trust(self, sae: str) -> dict[str, Any]:
+        of_sae = self.latents[self.latents["sae"] == sae]
+        return {
+            "found": found_everywhere(sae, self.latents),
+            "share_of_activations": share_of_activations(sae, self.latents),
+            "trust": {name: int((of_sae["trust"] == name).sum()) for name in TRUST},
+        }
+
     def _trust_in_words(self) -> list[str]:
         contexts = (
             "Contexts: the largest activations of either sign, and some of middling size between "
@@ -263,7 +271,7 @@ class PairwiseReport(Report):
             "confidence": CONFIDENCE,
             "found_cosine": self.found_cosine,
             "groups": self.groups,
-            "saes": [asdict(sae) for sae in self.saes],
+            "saes": [asdict(sae) | self._trust(sae.name) for sae in self.saes],
             "pairs": pairs,
             "chance": [asdict(row) for row in self.chance],
         }

@@ -38,6 +38,8 @@ class SAESummary:
     """What one SAE does on the activations."""
 
     name: str
+    identity: str
+    """See `inputs.identity.sae_identity`."""
     architecture: str
     d_sae: int
     l0: float

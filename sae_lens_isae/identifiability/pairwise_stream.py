@@ -121,6 +121,7 @@ class Run:
             oracle_k = "as many as its encoder" if k is None else str(k)
         return SAESummary(
             name=self.name,
+            identity=self.linear.identity,
             architecture=self.linear.cfg.architecture(),
             d_sae=self.linear.d_sae,
             l0=float(self.counts.active.sum()) / self._n,

@@ -14,6 +14,8 @@ from sae_lens_isae.solvers import SparseCodes
 
 _NEGLIGIBLE = 1e-10
 """Share of the largest eigenvalue below which a principal component is rounding."""
+MAX_CHANCE = 0.5
+"""R2 and CCA are left out where unrelated codes would have a larger R2 than this."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,8 @@ class EncoderAgreement:
     cosine: float
     r2: float | None
     """R2 of a linear map from one code's principal components to the other's, mean over components
-    (scikit-learn's default) and both directions; None where a code does not vary."""
+    (scikit-learn's default) and both directions; None where a code does not vary, or where samples
+    are too few for the components (`MAX_CHANCE`)."""
     r2_weighted: float | None
     """The same with components weighted by their variance: the share of it that is explained."""
     cca: float | None
@@ -43,6 +46,12 @@ class EncoderAgreement:
     """Share of the variance in the principal components, the smaller of the two."""
     chance_r2: float | None
     """What r2 would be for unrelated codes with as many samples and components."""
+    chance_jaccard: float | None
+    """Jaccard with the code of another sample, drawn at random, as of all that follow; None where
+    there is one sample."""
+    chance_cosine: float | None
+    chance_cca: float | None
+    chance_procrustes: float | None
 
 
 @torch.no_grad()
@@ -68,20 +77,19 @@ def compare_with_encoder(
             f"{len(target)} samples have {len(encoder.indices)} and {len(other.indices)} codes"
         )
     a, b = _dense_on_active(encoder, other)
-    overlap = jaccard(encoder, other)
-    norms = a.norm(dim=-1) * b.norm(dim=-1)
-    both_zero = (a.norm(dim=-1) == 0) & (b.norm(dim=-1) == 0)
-    cosine = torch.where(norms > 0, (a * b).sum(-1) / norms, both_zero.double())
     errors = [(target - codes.decode(atoms)).square().sum().item() for codes in (encoder, other)]
     pc_a, pc_b = _components(a, n_components), _components(b, n_components)
     linear = None if pc_a is None or pc_b is None else _linear_fit(pc_a, pc_b)
     shared = (a != 0) & (b != 0)
     procrustes, disparity = _procrustes(a, b)
+    chance = _by_chance(encoder, other, a, b, pc_a, pc_b)
+    if linear is not None and linear.chance > MAX_CHANCE:
+        linear = linear._replace(r2=None, r2_weighted=None, cca=None)
     return EncoderAgreement(
         n_samples=len(target),
         reconstruction=errors[1] / errors[0] if errors[0] else None,
-        jaccard=overlap.mean().item(),
-        cosine=cosine.mean().item(),
+        jaccard=jaccard(encoder, other).mean().item(),
+        cosine=_mean_cosine(a, b),
         r2=linear.r2 if linear else None,
         r2_weighted=linear.r2_weighted if linear else None,
         cca=linear.cca if linear else None,
@@ -90,6 +98,7 @@ def compare_with_encoder(
         shared_correlation=_pearson(a[shared], b[shared]),
         retained=min(pc_a.retained, pc_b.retained) if pc_a and pc_b else None,
         chance_r2=linear.chance if linear else None,
+        **chance._asdict(),
     )
 
 
@@ -113,10 +122,54 @@ class _Components(NamedTuple):
 
 
 class _LinearFit(NamedTuple):
-    r2: float
-    r2_weighted: float
-    cca: float
+    r2: float | None
+    r2_weighted: float | None
+    cca: float | None
     chance: float
+
+
+class _Chance(NamedTuple):
+    chance_jaccard: float | None = None
+    chance_cosine: float | None = None
+    chance_cca: float | None = None
+    chance_procrustes: float | None = None
+
+
+def _by_chance(
+    encoder: SparseCodes,
+    other: SparseCodes,
+    a: Float[torch.Tensor, "samples active"],
+    b: Float[torch.Tensor, "samples active"],
+    pc_a: _Components | None,
+    pc_b: _Components | None,
+) -> _Chance:
+    """The measures with every sample's code against another sample's."""
+    n = len(a)
+    if n < 2:
+        return _Chance()
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(0))
+    moved = torch.empty_like(order)
+    # one cycle through all samples: none stays where it was
+    moved[order] = order.roll(1)
+    moved = moved.to(a.device)
+    cca = None
+    if pc_a is not None and pc_b is not None:
+        cca = _linear_fit(pc_a, pc_b._replace(basis=pc_b.basis[moved])).cca
+    return _Chance(
+        jaccard(encoder, other.pick(moved)).mean().item(),
+        _mean_cosine(a, b[moved]),
+        cca,
+        _procrustes(a, b[moved])[0],
+    )
+
+
+def _mean_cosine(
+    a: Float[torch.Tensor, "samples active"], b: Float[torch.Tensor, "samples active"]
+) -> float:
+    """1 where both codes are 0."""
+    norms = a.norm(dim=-1) * b.norm(dim=-1)
+    both_zero = (a.norm(dim=-1) == 0) & (b.norm(dim=-1) == 0)
+    return torch.where(norms > 0, (a * b).sum(-1) / norms, both_zero.double()).mean().item()
 
 
 def _dense_on_active(

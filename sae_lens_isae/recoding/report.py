@@ -76,12 +76,23 @@ class RecodingReport(Report):
 
     @override
     def sections(self) -> list[Section]:
-        sections = [Section("What was coded", [self._about(), self.notes()])]
-        sections += [
-            Section(table.title, [table])
-            for table in tables.recode_tables(self.saes, self.settings)
+        folded = [
+            Section(table.title, [table], folded=True)
+            for table in tables.more_tables(self.saes, self.settings)
         ]
-        sections += [
+        return [
+            Section(
+                "Which features depend on the algorithm?",
+                [
+                    "For the latents that the encoder uses: in which share of these samples OMP "
+                    "and both IHT use them too.",
+                    self.plot(),
+                    *(tables.robust_features(sae) for sae in self.saes),
+                ],
+            ),
+            Section("What was coded", [self._about(), *self.tables(), self.notes()]),
+            *self._ablation(),
+            *folded,
             Section(
                 "Is a code stable under noise?",
                 [
@@ -90,6 +101,7 @@ class RecodingReport(Report):
                     "and disagree, there are several.",
                     lines(self.saes, "noise", "sigma", "jaccard", log=True),
                 ],
+                folded=True,
             ),
             Section(
                 "Do the codes determine the decoder?",
@@ -98,33 +110,24 @@ class RecodingReport(Report):
                     "leave atoms undetermined for any codes: compare methods, not with 1.",
                     lines(self.saes, "decoders", "k", "cosine", log=True),
                 ],
+                folded=True,
             ),
+            numbers_section(RECODE),
         ]
-        if any(sae.ablation is not None for sae in self.saes):
-            sections.append(
-                Section(
-                    "Do the features matter to the model?",
-                    [
-                        "Share of correctly answered prompts that break without a method's largest "
-                        "features at the last position.",
-                        lines(self.saes, "ablation", "features", "breaking_rate"),
-                    ],
-                )
-            )
-        sections.append(
+
+    def _ablation(self) -> list[Section]:
+        if all(sae.ablation is None for sae in self.saes):
+            return []
+        return [
             Section(
-                "Which features depend on the algorithm?",
+                "Do the features matter to the model?",
                 [
-                    "For the latents that the encoder uses: in which share of these samples OMP "
-                    "and both IHT use them too.",
-                    self.plot(),
+                    "Share of correctly answered prompts that break without a method's largest "
+                    "features at the last position.",
+                    lines(self.saes, "ablation", "features", "breaking_rate"),
                 ],
             )
-        )
-        for sae in self.saes:
-            table = tables.robust_features(sae)
-            sections.append(Section(table.title, [table]))
-        return [*sections, numbers_section(RECODE)]
+        ]
 
     def to_dict(self) -> dict[str, Any]:
         """JSON data, without the tables of latents."""

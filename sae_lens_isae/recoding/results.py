@@ -10,7 +10,7 @@ import pandas as pd
 from sae_lens_isae.checks import check_seed
 from sae_lens_isae.errors import InputError
 
-SCHEMA = "sae-lens-isae/recode/1"
+SCHEMA = "sae-lens-isae/recode/2"
 
 
 @dataclass(frozen=True, kw_only=True)

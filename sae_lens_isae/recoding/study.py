@@ -20,7 +20,7 @@ from sae_lens_isae.inputs.linear_sae import LinearSAE
 from sae_lens_isae.inputs.saes import AnySAEs, named_saes
 from sae_lens_isae.progress import progress_bar, progress_shown
 from sae_lens_isae.recoding.ablation import ablate
-from sae_lens_isae.recoding.agreement import compare_with_encoder, jaccard
+from sae_lens_isae.recoding.agreement import MAX_CHANCE, compare_with_encoder, jaccard
 from sae_lens_isae.recoding.algorithms import (
     ENCODER,
     GD,
@@ -206,10 +206,11 @@ class _Study:
             if n < _FEW_SAMPLES_PER_COMPONENT * components:
                 # centring takes one dimension of the samples
                 chance = min(components, n - 1) / max(n - 1, 1)
+                what = "are left out" if chance > MAX_CHANCE else "mean little"
                 notes.append(
-                    f"R2 and CCA of {', '.join(methods)} mean little: {n} samples are few for "
+                    f"R2 and CCA of {', '.join(methods)} {what}: {n} samples are few for "
                     f"{components} principal components, and unrelated codes would have an R2 of "
-                    f"about {chance:.2f}, see 'chance'"
+                    f"about {chance:.2f}"
                 )
                 warnings.warn(f"{self._name}: {notes[-1]}", stacklevel=5)
         return notes

@@ -21,20 +21,17 @@ _AT_LEAST = 5
 _MANY = 0.9
 
 
-def recode_tables(saes: Saes, settings: RecodeSettings) -> list[Table]:
-    """All tables of the study, those without rows left out."""
+def more_tables(saes: Saes, settings: RecodeSettings) -> list[Table]:
+    """The tables of the study that a terminal does not show, those without rows left out."""
     found = [
         _reconstruction_table(saes),
         _agreement_table(saes),
-        methods_table(saes),
         _reach_table(saes),
         _exclusion_table(saes, settings),
         _noise_table(saes),
         _decoder_table(saes),
         _decoder_pair_table(saes),
-        ablation_table(saes),
         _breaking_table(saes, settings),
-        robust_table(saes),
     ]
     return [table for table in found if table.rows]
 
@@ -75,8 +72,23 @@ def _agreement_table(saes: Saes) -> Table:
 
 def methods_table(saes: Saes) -> Table:
     """Every method, a row each."""
-    columns = {"reconstruction": "recon", **_MEASURES}
-    return _by_method("All methods", saes, columns)
+    rows = [
+        [
+            sae.name,
+            str(row["method"]),
+            _text(row["reconstruction"]),
+            *(_with_chance(row, measure) for measure in _MEASURES),
+        ]
+        for sae in saes
+        for row in sae.agreement.to_dict(orient="records")
+    ]
+    headers = ["SAE", "method", "recon", *_MEASURES.values()]
+    return Table("All methods, in brackets what it is by chance", headers, rows)
+
+
+def _with_chance(row: Mapping[Any, Any], measure: str) -> str:
+    value = _text(row[measure])
+    return value if value == "-" else f"{value} ({_text(row[f'chance_{measure}'])})"
 
 
 def _reach_table(saes: Saes) -> Table:
@@ -233,7 +245,7 @@ def shared_picks(sae: RecodedSAE) -> float:
     return float(shared / sae.latents["n_encoder"].sum())
 
 
-def robust_features(sae: RecodedSAE, n: int = 20) -> Table:
+def robust_features(sae: RecodedSAE, n: int = 10) -> Table:
     """The features that the algorithms agree on most, of those that the encoder uses often."""
     often = sae.latents.loc[sae.latents["n_encoder"] >= _AT_LEAST].head(n)
     picked = sae.picks.pivot(index="latent", columns="method", values="picked")

@@ -82,7 +82,9 @@ RECODE = {
     "Jacc": "overlap of the supports with the encoder's, mean over samples; 1: the same features.",
     "R2": "how well a linear map takes 50 principal components of one code to those of the other, "
     "mean over components and both directions; 1: the same information.",
-    "chance": "the R2 of unrelated codes with as many samples and components.",
+    "chance": "the R2 of unrelated codes with as many samples and components; above 0.5 R2 and CCA "
+    "are left out. In brackets: the same measure with every sample's code against another "
+    "sample's.",
     "R2 weighted": "components weighted by their variance.",
     "retained": "share of the codes' variance in these components.",
     "Cos": "cosine of the two codes of a sample.",

@@ -23,11 +23,14 @@ class Section(NamedTuple):
 
     heading: str
     parts: Sequence[Part]
+    folded: bool = False
+    """Whether a reader opens it first."""
 
 
 def numbers_section(words: Mapping[str, str]) -> Section:
     """What the numbers of a page mean."""
-    return Section("The numbers", [[f"{name}: {line}" for name, line in words.items()]])
+    lines = [f"{name}: {line}" for name, line in words.items()]
+    return Section("The numbers", [lines], folded=True)
 
 
 def write_page(path: Path, title: str, answer: str, sections: Sequence[Section]) -> None:

@@ -129,3 +129,39 @@ def test_codes_of_other_samples_are_refused():
     a = SparseCodes.from_dense(sparse(0))
     with pytest.raises(ValueError, match="80 samples have 80 and 40 codes"):
         compare_with_encoder(a, a.pick(slice(40)), torch.zeros(N, D_IN), unit_atoms(D_SAE, D_IN, 0))
+
+
+def test_by_chance_is_the_mean_over_other_samples(two):
+    a, b = two
+    found, *_ = compare(a, b)
+    supports = [[set(np.flatnonzero(row)) for row in z.numpy()] for z in two]
+    others = [
+        (i, j, len(supports[0][i] & supports[1][j]) / len(supports[0][i] | supports[1][j]))
+        for i in range(N)
+        for j in range(N)
+        if i != j
+    ]
+    assert found.chance_jaccard == pytest.approx(np.mean([o[2] for o in others]), abs=0.03)
+    cosine = [float(a[i] @ b[j] / (a[i].norm() * b[j].norm())) for i, j, _ in others]
+    assert found.chance_cosine == pytest.approx(np.mean(cosine), abs=0.06)
+    assert found.chance_jaccard < 0.4 * found.jaccard
+    assert found.chance_cosine < 0.4 * found.cosine
+    assert found.chance_procrustes > found.procrustes
+    # of codes that are unrelated already
+    unrelated, *_ = compare(sparse(3), sparse(4))
+    assert unrelated.cca == pytest.approx(unrelated.chance_cca, abs=0.1)
+    assert unrelated.jaccard == pytest.approx(unrelated.chance_jaccard, abs=0.03)
+
+
+def test_one_sample_has_no_other():
+    found, *_ = compare(sparse(0, n=1), sparse(1, n=1))
+    assert found.chance_jaccard is None
+    assert found.chance_procrustes is None
+
+
+def test_too_few_samples_for_the_components():
+    found, *_ = compare(sparse(0, n=16), sparse(1, n=16), n_components=8)
+    assert found.chance_r2 == pytest.approx(8 / 15)
+    assert found.r2 is found.r2_weighted is found.cca is None
+    found, *_ = compare(sparse(0, n=17), sparse(1, n=17), n_components=8)
+    assert found.r2 is not None

@@ -21,7 +21,7 @@ from sae_lens_isae.recoding.algorithms import (
     algorithms,
     omp_without,
 )
-from sae_lens_isae.recoding.tables import recode_tables
+from sae_lens_isae.recoding.tables import more_tables
 from tests.conftest import D_IN, D_SAE, Activations, isae_config, make_sae
 
 METHODS = algorithms((1, 2, 3))
@@ -120,9 +120,12 @@ def test_samples_without_a_latent_are_counted(report):
 
 def test_report_as_json_tables_and_page(report, tmp_path):
     data = json.loads(json.dumps(report.to_dict(), allow_nan=False))
-    assert data["schema"] == "sae-lens-isae/recode/1"
+    assert data["schema"] == "sae-lens-isae/recode/2"
     assert [row["method"] for row in data["saes"][0]["agreement"]] == [m.name for m in METHODS]
-    tables = {table.title: table for table in recode_tables(report.saes, report.settings)}
+    tables = {
+        table.title: table
+        for table in [*report.tables(), *more_tables(report.saes, report.settings)]
+    }
     assert [row[0] for row in tables["Codes against the encoder's"].rows] == ["jump", "signed"]
     for table in tables.values():
         assert all(len(row) == len(table.headers) for row in table.rows)
@@ -161,6 +164,14 @@ def test_few_samples_warn():
         report = recode({"a": jumprelu()}, activations(), RecodeSettings(noise_levels=(0.1,)))
     row = report.saes[0].agreement.set_index("method").loc[OMP.name]
     assert row["chance_r2"] > 0.5
+    # a linear map explains unrelated codes as well
+    assert row[["r2", "r2_weighted", "cca"]].isna().all()
+    assert not row[["jaccard", "cosine", "procrustes"]].isna().any()
+    (table, *_) = report.tables()
+    cells = dict(zip(table.headers, table.rows[0], strict=True))
+    assert cells["R2"] == cells["CCA"] == "-"
+    assert "R2 and CCA of OMP" in " ".join(report.notes())
+    assert "are left out: 60 samples are few for 50" in " ".join(report.notes())
 
 
 @pytest.mark.parametrize(
@@ -208,7 +219,7 @@ def test_few_samples_of_one_method_are_said(recwarn):
     )
     (found,) = recode({"a": jumprelu()}, activations(), settings).saes
     (note,) = [note for note in found.notes if "R2" in note]
-    assert note.startswith("R2 and CCA of GD-sparse mean little: 10 samples are few for 5")
+    assert note.startswith("R2 and CCA of GD-sparse are left out: 10 samples are few for 5")
     table = found.agreement.set_index("method")
     assert f"about {table.loc[GD.name, 'chance_r2']:.2f}" in note
     assert "R2 and CCA of GD-sparse" in str(recwarn.pop(UserWarning).message)
