@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -42,7 +43,9 @@ def recode(
     samples: Annotated[
         int | None,
         typer.Option(
-            help="At most this many prompts, or activations of a file.", show_default="all"
+            help="At most this many prompts, drawn from each template its share, or activations "
+            "of a file.",
+            show_default="all",
         ),
     ] = None,
     autocast: options.Autocast = False,
@@ -54,6 +57,15 @@ def recode(
     noise_samples: Annotated[int, typer.Option(help="Samples for the stability under noise.")] = (
         100
     ),
+    ablation: Annotated[bool, typer.Option(help="Ablate features in the running model.")] = True,
+    quick: Annotated[
+        bool,
+        typer.Option(
+            "--quick",
+            help="One start of GD-sparse on 16 samples, two noise levels, two refitted decoders, "
+            "no ablation.",
+        ),
+    ] = False,
     table: options.Table = options.TableFormat.PARQUET,
     out: options.Out = Path("recode_report"),
     device: options.Device = None,
@@ -89,7 +101,7 @@ def recode(
         prompted_model,
     )
     from sae_lens_isae.recoding import recode as run_recode
-    from sae_lens_isae.recoding.prompts import DEFAULT_PROMPTS
+    from sae_lens_isae.recoding.prompts import DEFAULT_PROMPTS, drawn
 
     check_samples(samples)
     if activations is not None and prompts is not None:
@@ -97,10 +109,14 @@ def recode(
     settings = RecodeSettings(
         gd_samples=gd_samples, gd_starts=gd_starts, noise_samples=noise_samples, seed=seed
     )
+    if quick:
+        settings = settings.quick()
+    elif not ablation:
+        settings = replace(settings, ablation_k=())
     place = checked_device(device)
     with output_folder(out):
         # read before anything large is loaded
-        read = [] if activations else load_prompts(prompts or DEFAULT_PROMPTS)[:samples]
+        read = [] if activations else drawn(load_prompts(prompts or DEFAULT_PROMPTS), samples, seed)
         loaded = _load(saes or [], release, sae_id or [], place)
         first = next(iter(loaded.values()))
         given = (

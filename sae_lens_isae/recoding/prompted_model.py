@@ -44,6 +44,7 @@ class PromptedModel:
         autocast: bool = False,
         batch_size: int = 128,
         description: str = "prompts",
+        prompts: Sequence[Prompt] = (),
     ) -> None:
         """
         Args:
@@ -52,7 +53,9 @@ class PromptedModel:
             answers: The token that should come next.
             autocast: Run the model in bfloat16 where torch's autocast does.
             description: Of model and prompts, for the report.
+            prompts: What the tokens were made of, where there is such a thing.
         """
+        self.prompts = list(prompts)
         self.description = description
         self.model = model
         self.tokens = list(tokens)
@@ -100,7 +103,14 @@ class PromptedModel:
                 )
             tokens.append(torch.tensor(bos + front))
             answers.append(after[0])
-        return cls(model, tokens, torch.tensor(answers), autocast=autocast, description=description)
+        return cls(
+            model,
+            tokens,
+            torch.tensor(answers),
+            autocast=autocast,
+            description=description,
+            prompts=prompts,
+        )
 
     def __len__(self) -> int:
         return len(self.tokens)

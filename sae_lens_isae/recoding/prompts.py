@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import csv
+import random
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 from importlib.resources import files
 from pathlib import Path
 
@@ -19,6 +23,57 @@ class Prompt:
 
     text: str
     answer: str
+
+
+_ALIKE = 0.7
+"""Share of the words that two prompts of a template have in common, in the same order."""
+
+
+def templates_of(prompts: Sequence[Prompt]) -> list[int]:
+    """Which prompts say the same of other things, as "The capital of Peru is" and "of Chile is".
+
+    Returns:
+        For every prompt the number of the first one that has its template.
+    """
+    first: list[int] = []
+    found: list[int] = []
+    words = [prompt.text.split() for prompt in prompts]
+    for number, mine in enumerate(words):
+        leader = next((i for i in first if _alike(words[i], mine)), number)
+        if leader == number:
+            first.append(number)
+        found.append(leader)
+    return found
+
+
+def _alike(a: Sequence[str], b: Sequence[str]) -> bool:
+    matcher = SequenceMatcher(None, a, b, autojunk=False)
+    # two upper bounds that cost less
+    bounds = (matcher.real_quick_ratio, matcher.quick_ratio, matcher.ratio)
+    return all(bound() >= _ALIKE for bound in bounds)
+
+
+def drawn(prompts: Sequence[Prompt], n: int | None, seed: int = 0) -> list[Prompt]:
+    """So many prompts at random, from each template its share; all of them by default.
+
+    Their order stays.
+    """
+    if n is None or n >= len(prompts):
+        return list(prompts)
+    templates = templates_of(prompts)
+    numbers = list(range(len(prompts)))
+    rng = random.Random(seed)
+    rng.shuffle(numbers)
+    # at which share of its template each prompt comes up; a template of one at a random one
+    sizes = Counter(templates)
+    seen = {template: rng.random() for template in sizes}
+    turn: dict[int, float] = {}
+    for number in numbers:
+        template = templates[number]
+        turn[number] = seen[template] / sizes[template]
+        seen[template] += 1
+    chosen = sorted(numbers, key=lambda number: turn[number])[:n]
+    return [prompts[number] for number in sorted(chosen)]
 
 
 def load_prompts(path: Path) -> list[Prompt]:

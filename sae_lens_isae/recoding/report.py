@@ -52,8 +52,10 @@ class RecodingReport(Report):
     def summary(self) -> str:
         said = [
             f"{sae.name}: {tables.shared_picks(sae):.1%} of the encoder's picks are shared by OMP "
-            f"and IHT, and {tables.n_robust(sae)} of {len(sae.latents)} latents in use are robust."
+            f"and IHT, and {tables.n_robust(sae)} of {len(sae.latents)} latents in use are robust"
+            + (f" ({n} more fire on one template of prompts)." if n else ".")
             for sae in self.saes
+            for n in (tables.n_on_template(sae),)
         ]
         return " ".join(said)
 
@@ -87,7 +89,12 @@ class RecodingReport(Report):
                     "For the latents that the encoder uses: in which share of these samples OMP "
                     "and both IHT use them too.",
                     self.plot(),
-                    *(tables.robust_features(sae) for sae in self.saes),
+                    *(
+                        table
+                        for sae in self.saes
+                        for table in (tables.robust_features(sae), tables.robust_prompts(sae))
+                        if table.rows
+                    ),
                 ],
             ),
             Section("What was coded", [self._about(), *self.tables(), self.notes()]),

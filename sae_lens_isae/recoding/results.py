@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
@@ -32,8 +32,19 @@ class RecodeSettings:
     """Sparsity of the codes that decoders are refitted to, as far as the encoder's reaches."""
     ridge: float = 1e-6
     ablation_k: tuple[int, ...] = (1, 3, 5, 10, 20)
-    """How many features are ablated."""
+    """How many features are ablated; empty: none are."""
     seed: int = 0
+
+    def quick(self) -> RecodeSettings:
+        """The same with what costs most cut down: a first look."""
+        return replace(
+            self,
+            gd_samples=16,
+            gd_starts=1,
+            noise_levels=(0.1, 0.5),
+            decoder_k=(8, 32),
+            ablation_k=(),
+        )
 
     def __post_init__(self) -> None:
         check_seed(self.seed)
@@ -81,7 +92,7 @@ class RecodedSAE:
     ablation: pd.DataFrame | None
     """Per method and number of `features`; None without prompts that the model answers."""
     latents: pd.DataFrame
-    """Per latent that the encoder uses, see `LatentPicks`."""
+    """Per latent that the encoder uses, see `LatentPicks`; of prompts also `template_shares`."""
     picks: pd.DataFrame
     """Per latent and method, see `LatentPicks`."""
     notes: list[str]

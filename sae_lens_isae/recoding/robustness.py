@@ -3,7 +3,7 @@ Code?"."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -23,6 +23,52 @@ class LatentPicks(NamedTuple):
     picks: pd.DataFrame
     """One row per latent and `method`: `picked`, the share of the latent's samples in which the
     method uses it, missing where it saw none of them."""
+
+
+TEMPLATE_SHARE = 0.9
+TEMPLATE_COVERAGE = 0.5
+"""A latent fires on a template if this share of its samples are prompts of one template, and it
+fires on this share of the prompts of that template."""
+
+
+def template_shares(
+    encoder: SparseCodes, templates: Sequence[int], texts: Sequence[str], n_shown: int = 3
+) -> pd.DataFrame:
+    """Whether latents fire on a template of prompts rather than on what it says.
+
+    Args:
+        encoder: Codes of prompts, one each.
+        templates: See `prompts.templates_of`.
+        texts: The prompts.
+
+    Returns:
+        Per latent that the encoder uses: `latent`; `template_share`, of its samples in the template
+        that most of them have; `template_coverage`, of that template's prompts that it fires on;
+        `on_template`; `prompts`, those on which it is strongest, the first first.
+    """
+    used = encoder.values != 0
+    found = pd.DataFrame(
+        {
+            "row": used.nonzero()[:, 0].cpu().numpy(),
+            "latent": encoder.indices[used].cpu().numpy(),
+            "magnitude": encoder.values[used].abs().cpu().numpy(),
+        }
+    )
+    found["template"] = np.asarray(templates)[found["row"]]
+    found["n"] = found.groupby(["latent", "template"])["row"].transform("count")
+    most = found.sort_values(by="n", ascending=False, kind="stable").drop_duplicates("latent")
+    most = most.set_index("latent").sort_index()
+    share = most["n"] / found.groupby("latent").size()
+    coverage = most["n"] / most["template"].map(pd.Series(templates).value_counts())
+    strongest = found.sort_values("magnitude", ascending=False, kind="stable").groupby("latent")
+    return pd.DataFrame(
+        {
+            "template_share": share,
+            "template_coverage": coverage,
+            "on_template": (share >= TEMPLATE_SHARE) & (coverage >= TEMPLATE_COVERAGE),
+            "prompts": strongest["row"].agg(lambda rows: [texts[row] for row in rows[:n_shown]]),
+        }
+    ).reset_index()
 
 
 def latent_picks(

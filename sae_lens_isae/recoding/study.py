@@ -35,9 +35,10 @@ from sae_lens_isae.recoding.algorithms import (
 from sae_lens_isae.recoding.cache import StudyCache
 from sae_lens_isae.recoding.decoders import compare_decoders
 from sae_lens_isae.recoding.prompted_model import PromptedModel, prompted_model
+from sae_lens_isae.recoding.prompts import templates_of
 from sae_lens_isae.recoding.report import RecodingReport
 from sae_lens_isae.recoding.results import SCHEMA, RecodedSAE, RecodeSettings
-from sae_lens_isae.recoding.robustness import latent_picks
+from sae_lens_isae.recoding.robustness import latent_picks, template_shares
 from sae_lens_isae.solvers import SparseCodes
 
 _CPU_GD_SAMPLES = 64
@@ -249,7 +250,17 @@ class _Study:
     def _picks(self, codes: Mapping[str, list[SparseCodes]]) -> dict[str, pd.DataFrame]:
         others = {name: starts[0] for name, starts in codes.items() if name != ENCODER.name}
         agreeing = [algorithm.name for algorithm in _AGREEING]
-        return latent_picks(self._samples.codes, others, agreeing)._asdict()
+        found = latent_picks(self._samples.codes, others, agreeing)
+        if self._prompted is None or not self._prompted.prompts:
+            return found._asdict()
+        prompts = self._prompted.prompts
+        templates = templates_of(prompts)
+        of_templates = template_shares(
+            self._samples.codes,
+            [templates[row] for row in self._order],
+            [prompts[row].text for row in self._order],
+        )
+        return found._replace(latents=found.latents.merge(of_templates, on="latent"))._asdict()
 
     def _agreement(self, codes: Mapping[str, list[SparseCodes]]) -> pd.DataFrame:
         rows: list[dict[str, Any]] = []
@@ -338,7 +349,7 @@ class _Study:
 
     def _ablation(self, codes: Mapping[str, list[SparseCodes]]) -> pd.DataFrame | None:
         prompted, hook = self._prompted, self._hook
-        if prompted is None or hook is None:
+        if prompted is None or hook is None or not self._settings.ablation_k:
             return None
         correct = prompted.correct[self._order]
         if not correct.any():

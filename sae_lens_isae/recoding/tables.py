@@ -218,13 +218,21 @@ def robust_table(saes: Saes) -> Table:
     """How many features do not depend on the algorithm."""
     return Table(
         "Features that OMP and IHT pick too",
-        ["SAE", "used", f"in {_AT_LEAST}+", f"robust ({_MANY:.0%})", "shared picks"],
+        [
+            "SAE",
+            "used",
+            f"in {_AT_LEAST}+",
+            f"robust ({_MANY:.0%})",
+            "on a template",
+            "shared picks",
+        ],
         [
             [
                 sae.name,
                 str(len(sae.latents)),
                 str((sae.latents["n_encoder"] >= _AT_LEAST).sum()),
                 str(n_robust(sae)),
+                str(n_on_template(sae)),
                 f"{shared_picks(sae):.1%}",
             ]
             for sae in saes
@@ -234,9 +242,25 @@ def robust_table(saes: Saes) -> Table:
 
 def n_robust(sae: RecodedSAE) -> int:
     """Latents that all agreeing algorithms nearly always pick where the encoder does, of those that
-    it uses often."""
+    it uses often; those that fire on a template of prompts are left out."""
+    robust = _robust(sae)
+    return len(robust) - int(_on_template(robust).sum())
+
+
+def n_on_template(sae: RecodedSAE) -> int:
+    """Latents that would be robust, and fire on a template rather than on what it says."""
+    return int(_on_template(_robust(sae)).sum())
+
+
+def _robust(sae: RecodedSAE) -> pd.DataFrame:
     often = sae.latents["n_encoder"] >= _AT_LEAST
-    return int((often & (sae.latents["picked_by_all"] >= _MANY)).sum())
+    return sae.latents.loc[often & (sae.latents["picked_by_all"] >= _MANY), :]
+
+
+def _on_template(latents: pd.DataFrame) -> pd.Series:
+    if "on_template" not in latents:
+        return pd.Series(False, index=latents.index)
+    return latents["on_template"].astype(bool)
 
 
 def shared_picks(sae: RecodedSAE) -> float:
@@ -246,8 +270,9 @@ def shared_picks(sae: RecodedSAE) -> float:
 
 
 def robust_features(sae: RecodedSAE, n: int = 10) -> Table:
-    """The features that the algorithms agree on most, of those that the encoder uses often."""
-    often = sae.latents.loc[sae.latents["n_encoder"] >= _AT_LEAST].head(n)
+    """The features that the algorithms agree on most, of those that the encoder uses often; those
+    that fire on a template of prompts are left out."""
+    often = _often(sae).head(n)
     picked = sae.picks.pivot(index="latent", columns="method", values="picked")
     methods = [m for m in sae.picks["method"].unique() if "exclude" not in m]
     return Table(
@@ -264,6 +289,23 @@ def robust_features(sae: RecodedSAE, n: int = 10) -> Table:
             for row in often.to_dict(orient="records")
         ],
     )
+
+
+def robust_prompts(sae: RecodedSAE, n: int = 10) -> Table:
+    """The prompts on which these features are strongest; no rows where there are no prompts."""
+    title, headers = f"What they fire on: {sae.name}", ("latent", "strongest on")
+    if "prompts" not in sae.latents:
+        return Table(title, headers, [], is_text=True)
+    rows = [
+        [str(row["latent"]), " | ".join(str(text) for text in row["prompts"])]
+        for row in _often(sae).head(n).to_dict(orient="records")
+    ]
+    return Table(title, headers, rows, is_text=True)
+
+
+def _often(sae: RecodedSAE) -> pd.DataFrame:
+    often = sae.latents["n_encoder"] >= _AT_LEAST
+    return sae.latents.loc[often & ~_on_template(sae.latents), :]
 
 
 def _cells(table: pd.DataFrame, methods: Sequence[Algorithm], columns: Sequence[str]) -> list[str]:

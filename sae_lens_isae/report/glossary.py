@@ -24,6 +24,9 @@ PAIRWISE = {
     "dead": "latents that no sample activates.",
     "found": "share of latents whose atom has cosine 0.9 (--found) or more with its partner in "
     "every other SAE of the group, up to sign where codes have signs; zero atoms are left out.",
+    "rarest fifth": "mean cosine with the partners, of the fifth of the latents that fire least "
+    "often, among those that fire; and so on to the most frequent fifth.",
+    "most frequent": "the same of the fifth that fires most often.",
     "by activity": "mean cosine with each latent weighted by its share of the sum of |codes|.",
     "by chance": "the same numbers where there is nothing to agree on: DCS, MCC and found of "
     "dictionaries of random directions, of random directions with the activations' covariance, and "
@@ -98,7 +101,9 @@ RECODE = {
     "largest features are subtracted at the last position.",
     "prob drop": "by how much the probability of the right answer falls, on average.",
     "robust": "latents that OMP and both IHT pick in 90% of the samples in which the encoder does, "
-    "of those that it uses in 5 or more.",
+    "of those that it uses in 5 or more; without those on a template.",
+    "on a template": "latents 90% of whose samples are prompts of one template, half or more of "
+    "whose prompts they fire on: they may say no more than which template it is.",
 }
 """Of `isae recode`."""
 

@@ -85,9 +85,13 @@ def test_two_perfect_seeds_stay_perfect_beside_another_variant(saes):
 def test_cosine_by_firing_rate_is_that_of_pandas():
     rng = np.random.default_rng(0)
     latents = pd.DataFrame(
-        {"sae": "a", "firing_rate": rng.permutation(400) / 400, "mean_cosine": rng.random(400),
-         "mean_magnitude": rng.random(400)}
-    )  # fmt: skip
+        {
+            "sae": "a",
+            "firing_rate": (1 + rng.permutation(400)) / 400,
+            "mean_cosine": rng.random(400),
+            "mean_magnitude": rng.random(400),
+        }
+    )
     active = latents[latents["firing_rate"] > 0]
     fifth = pd.qcut(active["firing_rate"].rank(method="first"), 5, labels=False)
     expected = active.groupby(fifth)["mean_cosine"].mean().tolist()

@@ -12,7 +12,7 @@ from sae_lens_isae.report.glossary import AUDIT, BENCH, PAIRWISE, RECODE
 from tests.conftest import D_IN
 from tests.inputs.test_linear_sae import stock_sae
 
-NAMES = {"SAE", "architecture", "latents", "pair", "codes"}
+NAMES = {"SAE", "architecture", "latents", "pair", "codes", "2nd", "3rd", "4th"}
 
 
 def explained(header: str, glossary: dict[str, str]) -> bool:
@@ -31,7 +31,7 @@ def test_pairwise():
 def test_audit():
     _, numbers = audit(stock_sae("abstopk"), torch.randn(200, D_IN)).tables()
     for name, *_ in numbers.rows:
-        known = name in AUDIT or name in PAIRWISE or name.startswith("pairs with delta <")
+        known = name in {*AUDIT, *PAIRWISE, *NAMES} or name.startswith("pairs with delta <")
         assert known, name
 
 
