@@ -67,7 +67,7 @@ class AuditReport(Report):
         first = self.saes[0]
         sections = [
             Section(
-                "Verdict",
+                "Activations",
                 [
                     f"On {first.n_samples} activations: {first.activations}. Every activation is "
                     "taken at |x - b| = 1, and all distances are relative to that.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import random
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,7 +38,8 @@ def templates_of(prompts: Sequence[Prompt]) -> list[int]:
     """
     first: list[int] = []
     found: list[int] = []
-    words = [prompt.text.split() for prompt in prompts]
+    # numbers are what varies
+    words = [re.sub(r"\d+", "0", prompt.text).split() for prompt in prompts]
     for number, mine in enumerate(words):
         leader = next((i for i in first if _alike(words[i], mine)), number)
         if leader == number:

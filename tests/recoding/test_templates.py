@@ -19,12 +19,12 @@ from sae_lens_isae.solvers import SparseCodes
 
 LAND = [f"The capital of {land} is" for land in ("Peru", "Chile", "South Korea", "France")]
 SPOKEN = [f"In {land}, most people speak" for land in ("Peru", "Chile", "France")]
-OTHER = ["B, C, D,", "The day after Monday is"]
+OTHER = ["B, C, D,", "The day after Monday is", "Counting: 1, 2, 3,", "Counting: 14, 15, 16,"]
 
 
 def test_templates_are_what_prompts_share():
     texts = [*LAND, *SPOKEN, *OTHER]
-    assert templates_of([Prompt(t, "x") for t in texts]) == [0, 0, 0, 0, 4, 4, 4, 7, 8]
+    assert templates_of([Prompt(t, "x") for t in texts]) == [0, 0, 0, 0, 4, 4, 4, 7, 8, 9, 9]
 
 
 def test_the_facts_have_large_templates():
