@@ -22,12 +22,14 @@ def latent_browser(
     partners: pd.DataFrame,
     examples: Mapping[str, LatentExamples],
     text: TokenText | None,
+    neuronpedia_ids: Mapping[str, str | None],
 ) -> Browser:
     """The tables of latents and their examples.
 
     Args:
         latents: See `LatentTables`, as `partners`.
         text: Of the samples. Without it examples are numbers of samples.
+        neuronpedia_ids: Of the SAEs that are on Neuronpedia.
     """
     found = {
         name: [of_sae.of(latent) for latent in range(int((latents["sae"] == name).sum()))]
@@ -40,6 +42,7 @@ def latent_browser(
         saes.append(
             {
                 "name": name,
+                "neuronpedia_id": neuronpedia_ids.get(name),
                 "columns": _columns(latents[latents["sae"] == name], _COLUMNS),
                 "partners": [
                     {"sae": other, **_columns(table, _PARTNER_COLUMNS)}

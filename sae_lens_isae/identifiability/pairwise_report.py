@@ -182,7 +182,13 @@ class PairwiseReport(Report):
                 "Which features to trust",
                 [
                     "Open a latent to see what it is active on, beside its partners.",
-                    latent_browser(self.latents, self.partners, self.examples, self.text),
+                    latent_browser(
+                        self.latents,
+                        self.partners,
+                        self.examples,
+                        self.text,
+                        {sae.name: sae.neuronpedia_id for sae in self.saes},
+                    ),
                     self._trust_in_words(),
                 ],
             ),

@@ -57,3 +57,5 @@ class SAESummary:
     """Latents whose atom has the direction of an earlier one, up to sign."""
     oracle_k: str | None
     """Atoms per sample that the oracle takes, or why there is none."""
+    neuronpedia_id: str | None = None
+    """Under which Neuronpedia shows the SAE, if it does."""

@@ -131,6 +131,7 @@ class Run:
             n_zero_atoms=int(self.linear.is_zero.sum()),
             n_repeated=self.directions(up_to_sign=self.linear.signed).n_repeated,
             oracle_k=oracle_k,
+            neuronpedia_id=self.linear.cfg.metadata.neuronpedia_id,
         )
 
 

@@ -134,6 +134,7 @@ def test_flags_win_over_the_file_and_the_seed_decides(config, tmp_path):
     assert json.loads((tmp_path / "a" / "cfg.json").read_text())["k"] == 2
 
 
+@pytest.mark.slow
 def test_a_cache_is_written_and_trained_from(config, tmp_path):
     out = tmp_path / "activations"
     made = isae("cache", "--config", config, "--out", out, cwd=tmp_path)

@@ -118,6 +118,7 @@ app(prog_name="isae")
 """
 
 
+@pytest.mark.slow
 def test_without_a_terminal_a_bar_is_a_line_per_tenth():
     result = subprocess.run(
         [sys.executable, "-c", BARS.format(arguments=["work"])],
@@ -129,6 +130,7 @@ def test_without_a_terminal_a_bar_is_a_line_per_tenth():
     assert re.match(r"Training SAE: \d+%, \d+ of 400 tokens, \d\d:\d\d$", lines[0])
 
 
+@pytest.mark.slow
 def test_quiet_has_no_bars():
     result = subprocess.run(
         [sys.executable, "-c", BARS.format(arguments=["--quiet", "work"])],

@@ -96,7 +96,7 @@ def test_parts_of_a_study_belong_to_one_sae(tmp_path):
     quick = RecodeSettings(gd_samples=2, gd_starts=1, noise_samples=4, decoder_k=(2,))
     studies = []
     for each, cache in ((sae, tmp_path), (wider, tmp_path), (wider, None)):
-        with pytest.warns(UserWarning, match="mean little"):
+        with pytest.warns(UserWarning, match="are left out"):
             studies += recode({"a": each}, x, quick, cache=cache).saes
     first, second, alone = studies
     assert (first.mean_k, second.mean_k) == (3, 6)

@@ -39,6 +39,7 @@ def saes():
 
 @pytest.fixture(scope="module")
 def report(saes):
+    saes["a"].cfg.metadata.neuronpedia_id = "gpt2-small/9-mine"
     x = torch.randn(N, D_IN, generator=torch.Generator().manual_seed(2))
     strings = {i: f" w{i}" for i in range(N)} | {5: HOSTILE}
     text = TokenText(torch.arange(N).reshape(-1, 16), torch.arange(N), strings)
@@ -123,6 +124,8 @@ def test_latents_are_sorted_filtered_searched_and_opened(report, opened, tmp_pat
     assert panels.nth(0).locator("mark").all_text_contents() == examples.token.tolist()
     partner = report.partners.query("sae == 'a' and latent == @latent").iloc[0]
     assert f"<b>, latent {partner.partner}: cosine" in panels.nth(1).inner_text()
+    links = [link.get_attribute("href") for link in panels.get_by_role("link").all()]
+    assert links == [f"https://www.neuronpedia.org/gpt2-small/9-mine/{latent}"]
     page.screenshot(path=tmp_path / "screen.png")
 
 

@@ -159,7 +159,7 @@ for (const root of document.querySelectorAll(".browser")) {
   function details(cell, latent) {
     const sae = data.saes[state.sae];
     const side = make("div", null, cell, { class: "side" });
-    panel(side, `${sae.name}, latent ${latent}`, sae.examples[latent]);
+    panel(side, `${sae.name}, latent ${latent}`, sae.examples[latent], sae, latent);
     for (const partners of sae.partners) {
       const partner = partners.partner[latent];
       if (partner === null) {
@@ -172,14 +172,19 @@ for (const root of document.querySelectorAll(".browser")) {
       const examples = other.examples[partner];
       // what stands side by side is then of one kind
       const aligned = sign ? [...examples].reverse() : examples;
-      panel(side, `${partners.sae}, latent ${partner}: ${numbers}`, aligned);
+      panel(side, `${partners.sae}, latent ${partner}: ${numbers}`, aligned, other, partner);
     }
   }
 
-  function panel(side, title, examples) {
+  function panel(side, title, examples, sae, latent) {
     const box = make("div", null, side);
     make("h3", title, box);
     if (examples === null) return;
+    if (sae.neuronpedia_id) {
+      make("a", "on Neuronpedia", make("p", null, box), {
+        href: `https://www.neuronpedia.org/${sae.neuronpedia_id}/${latent}`,
+      });
+    }
     if (!examples.length) make("p", "Never active on these activations.", box);
     const list = make("ul", null, box);
     for (const [activation, place] of examples) {
