@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import statistics
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,25 @@ def made(name: str) -> str:
     return (
         f"*{p['device']}; Python {p['python']}, {versions}; {p['date']}.* "
         f"Made by `{p['command']}`, kept in `benchmarks/results/{name}.json`."
+    )
+
+
+def rows_made(name: str) -> str:
+    """Where the rows of a result were made, which have a provenance of their own."""
+    places = Counter(
+        (
+            row["made"]["device"],
+            f"Python {row['made']['python']}",
+            *(f"{k} {v}" for k, v in row["made"]["versions"].items()),
+            row["made"]["date"],
+        )
+        for row in load(name)["rows"]
+    )
+    said = " ".join(f"{n} rows: {', '.join(place)}." for place, n in places.most_common())
+    command = load(name)["provenance"]["command"].split(" --")[0]
+    return (
+        f"*{said}* Made by `{command}`, kept with the whole command of each row in "
+        f"`benchmarks/results/{name}.json`."
     )
 
 
@@ -287,6 +307,7 @@ def define_env(env: Any) -> None:
     """What pages may call."""
     for macro in (
         made,
+        rows_made,
         rows,
         tables,
         value,
