@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import json
+import pkgutil
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,6 @@ import typer
 from readme import RESULTS, chance, claims, table_lines
 from sae_lens import TopKTrainingSAE, TopKTrainingSAEConfig
 
-import sae_lens_isae
 from isae_cli.app import app
 from sae_lens_isae.losses import StepContext
 
@@ -90,9 +90,7 @@ def test_what_its_python_imports_is_there():
 def test_the_functions_it_names_are_there():
     for page in PAGES:
         for path in re.findall(r"`sae_lens_isae\.([\w.]+)\(", page.read_text("utf-8")):
-            found = sae_lens_isae
-            for part in path.split("."):
-                found = getattr(found, part)
+            found = pkgutil.resolve_name(f"sae_lens_isae.{path}")
             assert callable(found), f"{page.name}: {path}"
 
 
