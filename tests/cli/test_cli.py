@@ -256,6 +256,7 @@ def test_pairwise_and_audit_write_their_reports(tmp_path):
     assert not list(tmp_path.glob("*/.*"))
 
 
+@pytest.mark.slow
 def test_help_teaches(tmp_path):
     assert "pairwise" in isae("--help", cwd=tmp_path).stdout
     result = isae("train", "--architecture", "isae_me", "--help", cwd=tmp_path)

@@ -145,5 +145,6 @@ def test_every_command_is_registered_once():
     assert callable(lines_instead_of_bars)
 
 
+@pytest.mark.slow
 def test_the_module_is_the_command(tmp_path):
     assert isae("--version", cwd=tmp_path).stdout.startswith("isae ")
