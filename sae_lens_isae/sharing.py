@@ -21,8 +21,10 @@ from sae_lens_isae.errors import InputError, MissingInputError, explained
 from sae_lens_isae.files import output_folder
 from sae_lens_isae.identifiability.chance import TITLES
 from sae_lens_isae.identifiability.pairwise_report import SCHEMA
+from sae_lens_isae.inputs.gguf import GGUF_PREFIX
 from sae_lens_isae.inputs.identity import sae_identity
 from sae_lens_isae.inputs.saes import load_sae
+from sae_lens_isae.inputs.texts import PACKAGE_PREFIX
 
 CARD_FILENAME = "README.md"
 _REPORT_PAGE, _REPORT_NUMBERS = "pairwise.html", "pairwise.json"
@@ -39,7 +41,6 @@ _RECIPE = (
     "lr_end",
 )
 """Of SAELens' config of a run, what says how an SAE was trained."""
-_STOCK = ("topk", "abstopk", "jumprelu", "standard", "gated", "matching_pursuit")
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ def upload(release: Release) -> str:
         first = str(error).strip().partition("\n")[0]
         raise InputError(
             f"the hub did not take {release.repository}: {first}; log in with `hf auth login` to "
-            f"an account that may write there. What would go there is in {release.folder}"
+            "an account that may write there; --dry-run lays the folder out"
         ) from error
     return f"https://huggingface.co/{release.repository}"
 
@@ -194,7 +195,7 @@ def _card(
             }
             for sae_id, sae in saes.items()
         },
-        is_stock=all(sae.cfg.architecture() in _STOCK for sae in saes.values()),
+        is_stock=all(type(sae).__module__.startswith("sae_lens.") for sae in saes.values()),
         recipe={
             "architecture in training": metadata["training_architecture"],
             **{name: value for name, value in recipe.items() if value is not None},
@@ -223,6 +224,6 @@ def _unreachable(saes: Mapping[str, SAE[Any]]) -> list[str]:
         said += [
             f"{field} is {value}, which others do not have: name the one on the hub in cfg.json"
             for value in sorted(values)
-            if Path(value).exists() or value.startswith(("gguf:", "package:", "/", "."))
+            if Path(value).exists() or value.startswith((GGUF_PREFIX, PACKAGE_PREFIX, "/", "."))
         ]
     return said

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float
 
 from sae_lens_isae.identifiability.matching import DictionaryMatch
 
+N_RATES = 5
 TRUST = ("trusted", "doubtful", "unique", "dead")
 TRUST_CODE_IOU = 0.5
 """A latent that was found everywhere is trusted if it and its partners fire together on half of the
@@ -84,9 +85,6 @@ class LatentTables(NamedTuple):
     that it is matched to, missing without one; `sign` and `cosine` of the two atoms; `code_iou`,
     samples in which both are active over those in which one is; `code_cosine`, of their codes over
     the samples. Agreement of codes is missing where neither is active."""
-
-
-N_RATES = 5
 
 
 def cosine_by_firing_rate(latents: pd.DataFrame) -> list[float]:

@@ -28,6 +28,7 @@ from sae_lens_isae.identifiability.pairwise_plots import (
 )
 from sae_lens_isae.identifiability.pairwise_results import PairIdentifiability, SAESummary
 from sae_lens_isae.identifiability.pairwise_tables import (
+    by_group,
     cosine_table,
     found_everywhere,
     group_table,
@@ -80,15 +81,14 @@ class PairwiseReport(Report):
 
     def verdict(self) -> str:
         """How many latents another training run found, and how many it would by chance."""
-        by_group = [self._found(group) for group in dict.fromkeys(self.groups.values())]
+        found = [self._found(*each) for each in by_group(self.saes, self.groups).items()]
         by_chance = [row.found for row in self.chance if row.null == "covariance"]
         if not by_chance or by_chance[0] is None:
-            return " ".join(by_group)
+            return " ".join(found)
         most = " at most" if max(self.latents["n_others"]) > 1 else ""
-        return f"{' '.join(by_group)} By chance it would be{most} {by_chance[0]:.1%}."
+        return f"{' '.join(found)} By chance it would be{most} {by_chance[0]:.1%}."
 
-    def _found(self, group: str) -> str:
-        members = [sae for sae in self.saes if self.groups[sae.name] == group]
+    def _found(self, group: str, members: Sequence[SAESummary]) -> str:
         found = [found_everywhere(sae.name, self.latents) for sae in members]
         active = [share_of_activations(sae.name, self.latents) for sae in members]
         sizes = sorted({sae.d_sae for sae in members})

@@ -54,6 +54,14 @@ def share_of_activations(sae: str, latents: pd.DataFrame) -> float:
     return float(rates[found].sum() / rates.sum()) if rates.sum() > 0 else 0.0
 
 
+def by_group(saes: Sequence[SAESummary], groups: Mapping[str, str]) -> dict[str, list[SAESummary]]:
+    """The SAEs of every group."""
+    found: dict[str, list[SAESummary]] = {}
+    for sae in saes:
+        found.setdefault(groups[sae.name], []).append(sae)
+    return found
+
+
 def within(
     group: str, pairs: Sequence[PairIdentifiability], groups: Mapping[str, str]
 ) -> list[PairIdentifiability]:
@@ -69,8 +77,7 @@ def group_table(
 ) -> Table:
     """One row per group: the columns of Table 1 of Nelson et al. 2026, and what was found."""
     rows: list[list[str]] = []
-    for group in dict.fromkeys(groups.values()):
-        members = [sae for sae in saes if groups[sae.name] == group]
+    for group, members in by_group(saes, groups).items():
         row = table_row(group, members, within(group, pairs, groups))
         found = mean(found_everywhere(sae.name, latents) for sae in members)
         rows.append([*row.cells(), str(len(members)), f"{found:.1%}"])
@@ -89,12 +96,12 @@ def pair_table(
         rows.append([name, "SAE", *own])
         if pair.oracle is not None:
             rows.append([name, "oracle", "", "", *_code_cells(pair.oracle)])
-    for group in dict.fromkeys(groups.values()):
+    for group, members in by_group(saes, groups).items():
         of_group = within(group, pairs, groups)
         if len(of_group) < 2:
             continue
         name = f"mean, {group}" if group else "mean"
-        row = table_row(name, [sae for sae in saes if groups[sae.name] == group], of_group)
+        row = table_row(name, members, of_group)
         mcc = mean(p.signed_mcc for p in of_group)
         own_means = [row.dcs, mcc, row.sae_iou, row.sae_l2, row.sae_l2_paper]
         rows.append([name, "SAE", *(number(value, 4) for value in own_means)])

@@ -230,7 +230,7 @@ def robust_table(saes: Saes) -> Table:
             [
                 sae.name,
                 str(len(sae.latents)),
-                str((sae.latents["n_encoder"] >= _AT_LEAST).sum()),
+                str(len(_often(sae))),
                 str(n_robust(sae)),
                 str(n_on_template(sae)),
                 f"{shared_picks(sae):.1%}",
@@ -243,8 +243,7 @@ def robust_table(saes: Saes) -> Table:
 def n_robust(sae: RecodedSAE) -> int:
     """Latents that all agreeing algorithms nearly always pick where the encoder does, of those that
     it uses often; those that fire on a template of prompts are left out."""
-    robust = _robust(sae)
-    return len(robust) - int(_on_template(robust).sum())
+    return int((~_on_template(_robust(sae))).sum())
 
 
 def n_on_template(sae: RecodedSAE) -> int:
@@ -253,8 +252,8 @@ def n_on_template(sae: RecodedSAE) -> int:
 
 
 def _robust(sae: RecodedSAE) -> pd.DataFrame:
-    often = sae.latents["n_encoder"] >= _AT_LEAST
-    return sae.latents.loc[often & (sae.latents["picked_by_all"] >= _MANY), :]
+    often = _often(sae)
+    return often.loc[often["picked_by_all"] >= _MANY, :]
 
 
 def _on_template(latents: pd.DataFrame) -> pd.Series:
@@ -272,7 +271,7 @@ def shared_picks(sae: RecodedSAE) -> float:
 def robust_features(sae: RecodedSAE, n: int = 10) -> Table:
     """The features that the algorithms agree on most, of those that the encoder uses often; those
     that fire on a template of prompts are left out."""
-    often = _often(sae).head(n)
+    often = _off_template(sae).head(n)
     picked = sae.picks.pivot(index="latent", columns="method", values="picked")
     methods = [m for m in sae.picks["method"].unique() if "exclude" not in m]
     return Table(
@@ -298,14 +297,18 @@ def robust_prompts(sae: RecodedSAE, n: int = 10) -> Table:
         return Table(title, headers, [], is_text=True)
     rows = [
         [str(row["latent"]), " | ".join(str(text) for text in row["prompts"])]
-        for row in _often(sae).head(n).to_dict(orient="records")
+        for row in _off_template(sae).head(n).to_dict(orient="records")
     ]
     return Table(title, headers, rows, is_text=True)
 
 
 def _often(sae: RecodedSAE) -> pd.DataFrame:
-    often = sae.latents["n_encoder"] >= _AT_LEAST
-    return sae.latents.loc[often & ~_on_template(sae.latents), :]
+    return sae.latents.loc[sae.latents["n_encoder"] >= _AT_LEAST, :]
+
+
+def _off_template(sae: RecodedSAE) -> pd.DataFrame:
+    often = _often(sae)
+    return often.loc[~_on_template(often), :]
 
 
 def _cells(table: pd.DataFrame, methods: Sequence[Algorithm], columns: Sequence[str]) -> list[str]:

@@ -178,5 +178,4 @@ def _next_activations(batches: LLMBatches | StoredBatches, n: int) -> HeldOut:
     together = joined(batches, n)
     assert together is not None
     text = token_text(batches.tokenizer, together.token_ids, together.places)
-    activations = together.activations[:n].float().contiguous()
-    return HeldOut(activations, text and text.first(n))
+    return HeldOut(together.activations[:n], text and text.first(n))

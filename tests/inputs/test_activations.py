@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 import torch
 from datasets import Array2D, Dataset, Features
-from sae_lens import CacheActivationsRunner
-from sae_lens.config import CacheActivationsRunnerConfig
 from safetensors.torch import save_file
 
 from sae_lens_isae.errors import InputError
@@ -16,6 +14,7 @@ from sae_lens_isae.inputs.model_activations import from_model
 from sae_lens_isae.synthetic import mixture_synthetic_model, signed_synthetic_model
 from tests.conftest import D_IN
 from tests.inputs.test_linear_sae import stock_sae
+from tests.training.test_recovery import cache
 
 
 def rows(source, size=3):
@@ -130,21 +129,7 @@ def test_an_sae_that_does_not_know_its_model():
 
 
 def test_what_sae_lens_caches(tiny_model, tmp_path):
-    model, text = tiny_model
-    cfg = CacheActivationsRunnerConfig(
-        dataset_path=str(text),
-        model_name=str(model),
-        model_class_name="AutoModelForCausalLM",
-        model_batch_size=4,
-        hook_name="model.layers.0",
-        d_in=D_IN,
-        training_tokens=1024,
-        context_size=16,
-        streaming=False,
-        buffer_size_gb=0.001,
-        new_cached_activations_path=str(tmp_path / "cached"),
-    )
-    CacheActivationsRunner(cfg).run()
+    cache(tiny_model, tmp_path / "cached")
     source = open_activations(str(tmp_path / "cached"), hook_name="model.layers.0")
     assert source.n_samples >= 960
     assert rows(source, 100).shape == (source.n_samples, D_IN)

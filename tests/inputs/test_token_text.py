@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from sae_lens import SAE, CacheActivationsRunner, CacheActivationsRunnerConfig
+from sae_lens import SAE
 from transformers import AutoTokenizer
 
 from sae_lens_isae.inputs.activation_files import save_activations
@@ -19,6 +19,7 @@ from sae_lens_isae.training.caching import cache_activations
 from sae_lens_isae.training.runs import train
 from tests.conftest import D_IN
 from tests.training.test_recovery import HOOK, runner_config
+from tests.training.test_recovery import cache as cached
 
 
 @pytest.fixture(scope="module")
@@ -40,22 +41,7 @@ def sources(tiny_model, trained, tmp_path):
     cfg = runner_config(tiny_model, tmp_path, training_tokens=64)
     cache = cache_activations(cfg, tmp_path / "cache", None, 100)
     yield open_activations(str(cache.folder), 80)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        stock = CacheActivationsRunnerConfig(
-            dataset_path=str(tiny_model[1]),
-            model_name=model,
-            model_class_name="AutoModelForCausalLM",
-            model_batch_size=4,
-            hook_name=HOOK,
-            d_in=D_IN,
-            training_tokens=512,
-            context_size=16,
-            streaming=False,
-            buffer_size_gb=0.001,
-            new_cached_activations_path=str(tmp_path / "stock"),
-        )
-        CacheActivationsRunner(stock).run()
+    cached(tiny_model, tmp_path / "stock")
     yield open_activations(str(tmp_path / "stock"), 90, HOOK, model)
 
 
