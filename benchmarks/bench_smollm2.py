@@ -1,6 +1,6 @@
 """SAEBench and CE-bench on the SAEs of `table2.py` that were trained longest: Table 3 on SmolLM2.
 
-    python benchmarks/table2.py --text text --studies grid    # and once more with `long`
+    python benchmarks/table2.py --text text --studies grid    # and once more with `longer`
     python benchmarks/bench_smollm2.py    # needs `make bench`; minutes on a GPU, hours on a CPU
 
 `isae bench` on the data that it uses without a hub. What is finished is not measured again.
@@ -16,7 +16,7 @@ import torch
 from provenance import write_result
 from real_cells import is_finished, seed_folder
 from table2_report import ORDER
-from table2_studies import name_of_long
+from table2_studies import name_of_averaged
 
 from sae_lens_isae import bench
 from sae_lens_isae.evals.tables import detail_tables, summary_table
@@ -36,14 +36,14 @@ SOURCE = {
 """What the SAEs are for; the text is that of `core`, part of what they were trained on."""
 
 
-def with_source(variant: str, saes: Path, work: Path, seeds: int) -> list[str]:
+def with_source(variant: str, args: argparse.Namespace) -> list[str]:
     """The SAEs of a variant, copied with what they are for."""
     copies: list[str] = []
-    for seed in range(seeds):
-        folder = seed_folder(saes, name_of_long(variant), seed)
+    for seed in range(args.seeds):
+        folder = seed_folder(args.saes, args.cells.format(variant), seed)
         if not is_finished(folder):
-            raise SystemExit(f"{folder} has no SAE: run `table2.py --studies long` first")
-        sae, copy = load_sae(str(folder)), work / variant / f"seed_{seed}"
+            raise SystemExit(f"{folder} has no SAE: run `table2.py --studies longer` first")
+        sae, copy = load_sae(str(folder)), args.work / variant / f"seed_{seed}"
         for name, value in SOURCE.items():
             sae.cfg.metadata[name] = value
         sae.save_model(copy)
@@ -57,6 +57,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--saes", type=Path, default=Path("table2_saes"), help="of table2.py")
+    parser.add_argument(
+        "--cells", default=name_of_averaged("{}"), help="of table2.py, {} being a variant"
+    )
     parser.add_argument("--work", type=Path, default=Path("output/bench_smollm2"))
     parser.add_argument("--variants", nargs="+", choices=ORDER, default=list(ORDER))
     parser.add_argument("--seeds", type=int, default=2)
@@ -64,18 +67,16 @@ def main() -> None:
     parser.add_argument("--stories", default=str(STORIES), help="pairs for CE-bench")
     parser.add_argument("--name", default="bench_smollm2", help="of the result")
     args = parser.parse_args()
-    saes = [
-        copy
-        for variant in args.variants
-        for copy in with_source(variant, args.saes, args.work, args.seeds)
-    ]
+    saes = [copy for variant in args.variants for copy in with_source(variant, args)]
     start = time.perf_counter()
     out = args.work / "bench"
     device = "cuda" if torch.cuda.is_available() else "cpu"
     settings = {"data": "offline", "stories": args.stories, "autocast": True, "device": device}
     # before and after: signed codes in both forms where it matters
     in_both = [name for name in ("core", "tpp") if name in args.evals]
-    both = bench(saes, in_both, out, codes="both", resume=True, **settings).results
+    both = (
+        bench(saes, in_both, out, codes="both", resume=True, **settings).results if in_both else []
+    )
     report = bench(saes, args.evals, out, resume=True, **settings)
     report.save()
     results = report.results

@@ -18,7 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ import torch
 from figures import keep_figure
 from parallel import kept_rows
 from provenance import RESULTS, keep_result, provenance
+from real_cells import Cell, is_finished, seed_folder
 from real_study import measure
 from sae_lens import LanguageModelSAERunnerConfig, LoggingConfig
 from table2_report import Row, cells_table, frontier_figure
@@ -69,6 +70,16 @@ def check_same(name: str, setting: dict[str, Any]) -> None:
         raise SystemExit(f"{path} holds rows for other activations; give this one another --name")
 
 
+def sources_of(missing: Sequence[Cell], every: Mapping[str, Cell], work: Path) -> Iterator[Cell]:
+    """The cells that others are made of and that are not made with them, where SAEs of theirs are
+    not in the work folder."""
+    made = {cell.name for cell in missing}
+    for name in sorted({cell.of for cell in missing} & every.keys() - made):
+        source = every[name]
+        if not all(is_finished(seed_folder(work, name, n)) for n in range(source.n_seeds)):
+            yield source
+
+
 def printed(rows: Sequence[Row]) -> str:
     """A line for each cell."""
     return "\n".join(f"| {' | '.join(line)} |" for line in cells_table(rows))
@@ -95,12 +106,13 @@ def main() -> None:
     rows = kept_rows(args.name)
     rates = best_rates(kept_rows("table2"))
     cells = {cell.name: cell for name in args.studies for cell in STUDIES[name](rates)}
-    order = [cell.name for study in STUDIES.values() for cell in study(rates)]
+    every = {cell.name: cell for study in STUDIES.values() for cell in study(rates)}
+    order = list(every)
+    there = {row["cell"] for row in rows}
     missing = [
-        cell
-        for name, cell in cells.items()
-        if name not in {row["cell"] for row in rows} and name in (args.cells or cells)
+        cell for name, cell in cells.items() if name not in there and name in (args.cells or cells)
     ]
+    missing = [*sources_of(missing, every, args.work), *missing]
     if missing and not args.print:
         start = time.perf_counter()
         cache = cached(args)
@@ -111,6 +123,8 @@ def main() -> None:
         check_same(args.name, setting)
 
         def keep(row: dict[str, Any]) -> None:
+            if row["cell"] in there:
+                return
             rows.append({**row, "made": provenance()})
             rows.sort(key=lambda r: order.index(r["cell"]) if r["cell"] in order else len(order))
             keep_result(args.name, {"setting": setting, "rows": rows})

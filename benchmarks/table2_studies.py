@@ -112,7 +112,7 @@ def frontier(rates: Rates) -> Iterator[Cell]:  # noqa: ARG001
             variant=_FIXED,
             lr=2e-3,
             sae={"encoder_steps": 5, "candidates": candidates},
-            of=_on_grid("iSAE", 4e-3),
+            of=_SIX,
         )
 
 
@@ -133,16 +133,28 @@ def name_of_long(variant: str) -> str:
 
 
 def longer(rates: Rates) -> Iterator[Cell]:
-    """Weights averaged at the end of a long run, and more candidates in one."""
+    """Weights averaged at the end of a long run, smaller batches and more candidates in one."""
+    long_run = {"n_tokens": 160e6, "n_seeds": 3}
+    if "iSAE" in rates:
+        name = f"{name_of_averaged('iSAE')}, batches of 1024"
+        small = {**long_run, "n_seeds": 2, "batch": 1024, "averaged": 0.1}
+        yield Cell(name=name, variant="iSAE", lr=rates["iSAE"], **small)
     for variant, lr in rates.items():
-        name = f"{name_of_long(variant)}, averaged"
-        long_run = {"n_tokens": 160e6, "n_seeds": 3}
-        yield Cell(name=name, variant=variant, lr=lr, averaged=0.1, **long_run)
+        averaged = {**long_run, "averaged": 0.1}
+        yield Cell(name=name_of_averaged(variant), variant=variant, lr=lr, **averaged)
     for m in (1.25, 1.5):
         name = name_of_long(f"iSAE-LS, m = {m:g}")
         settings = {"candidates": m}
-        long_run = {"n_tokens": 160e6, "n_seeds": 3}
         yield Cell(name=name, variant="iSAE-LS", lr=4e-3, sae=settings, **long_run)
+    for m in (1.25, 1.375, 1.5, 2, 2.25, 2.5) if "iSAE-LS" in rates else ():
+        of = name_of_averaged("iSAE-LS")
+        settings = {"lr": rates["iSAE-LS"], "sae": {"candidates": m}, "n_seeds": 3}
+        yield Cell(name=f"{of}, m = {m:g} afterwards", variant="refit", of=of, **settings)
+
+
+def name_of_averaged(variant: str) -> str:
+    """Of the cell of the longest runs of a variant, with their weights averaged at the end."""
+    return f"{name_of_long(variant)}, averaged"
 
 
 def consensus(rates: Rates) -> Iterator[Cell]:
@@ -169,8 +181,15 @@ def levers(rates: Rates) -> Iterator[Cell]:
         return
     base = Cell(name="", variant="iSAE", lr=rates["iSAE"])
     yield replace(base, name="iSAE, weights averaged over the last tenth", averaged=0.1)
-    yield replace(base, name="iSAE, batches of 4096", batch=4096)
-    yield replace(base, name="iSAE, batches of 8192", batch=8192)
+    tail = "iSAE, weights averaged over the last third"
+    yield replace(base, name=tail, averaged=1 / 3)
+    for batch in (512, 1024, 4096, 8192):
+        yield replace(base, name=f"iSAE, batches of {batch}", batch=batch)
+    yield replace(base, name="iSAE, batches of 512, lr 0.002", batch=512, lr=2e-3)
+    for variant in ("iSAE-LS", "TopK"):
+        if variant in rates:
+            name = f"{variant}, batches of 1024"
+            yield Cell(name=name, variant=variant, lr=rates[variant], batch=1024)
     yield replace(base, name="iSAE, learning rate decayed from the start", decay=0.95)
     yield replace(base, name="iSAE, aRIP ramped in", arip_ramp=0.5)
     whitening = {"normalize_activations": "covariance_whitening"}
