@@ -148,7 +148,7 @@ def make_sae(cell: Cell, number: int, rows: torch.Tensor, work: Path) -> None:
         train_sae(cell, number, rows, out)
     elif cell.variant == "consensus":
         saes = {f"seed_{i}": load_sae(s, device=str(rows.device)) for i, s in enumerate(sources)}
-        refine(consensus_sae(saes), rows).save_inference_model(out)
+        refine(consensus_sae(saes, **cell.sae), rows).save_inference_model(out)
     elif cell.variant == "refit":
         refitted(load_sae(sources[0], device=str(rows.device)), cell).save_model(out)
     elif cell.variant == "iSAE-ME, atoms fixed":

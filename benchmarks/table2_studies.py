@@ -133,15 +133,14 @@ def name_of_long(variant: str) -> str:
 
 
 def longer(rates: Rates) -> Iterator[Cell]:
-    """Weights averaged at the end of a long run, smaller batches and more candidates in one."""
+    """Weights averaged at the end of a long run, and more candidates in one."""
     long_run = {"n_tokens": 160e6, "n_seeds": 3}
-    if "iSAE" in rates:
-        name = f"{name_of_averaged('iSAE')}, batches of 1024"
-        small = {**long_run, "n_seeds": 2, "batch": 1024, "averaged": 0.1}
-        yield Cell(name=name, variant="iSAE", lr=rates["iSAE"], **small)
     for variant, lr in rates.items():
-        averaged = {**long_run, "averaged": 0.1}
+        averaged = {**long_run, "averaged": 1 / 3}
         yield Cell(name=name_of_averaged(variant), variant=variant, lr=lr, **averaged)
+    if "iSAE" in rates:
+        name = f"{name_of_long('iSAE')}, averaged over the last tenth"
+        yield Cell(name=name, variant="iSAE", lr=rates["iSAE"], averaged=0.1, **long_run)
     for m in (1.25, 1.5):
         name = name_of_long(f"iSAE-LS, m = {m:g}")
         settings = {"candidates": m}
@@ -159,9 +158,14 @@ def name_of_averaged(variant: str) -> str:
 
 def consensus(rates: Rates) -> Iterator[Cell]:
     """One SAE of three seeds against one of three others."""
-    if "iSAE" in rates:
-        yield Cell(name=_SIX, variant="iSAE", lr=rates["iSAE"], n_seeds=6)
-        yield Cell(name="iSAE, consensus", variant="consensus", lr=1e-3, of=_SIX)
+    if "iSAE" not in rates:
+        return
+    for averaged, name in ((0.0, _SIX), (1 / 3, f"{_SIX}, averaged")):
+        yield Cell(name=name, variant="iSAE", lr=rates["iSAE"], n_seeds=6, averaged=averaged)
+        for at_least in (2, 3):
+            kept = f"{name.replace('six seeds', 'consensus')}, in {at_least} of 3"
+            settings = {"at_least": at_least}
+            yield Cell(name=kept, variant="consensus", lr=1e-3, of=name, sae=settings)
 
 
 def moves(rates: Rates) -> Iterator[Cell]:
@@ -181,8 +185,14 @@ def levers(rates: Rates) -> Iterator[Cell]:
         return
     base = Cell(name="", variant="iSAE", lr=rates["iSAE"])
     yield replace(base, name="iSAE, weights averaged over the last tenth", averaged=0.1)
-    tail = "iSAE, weights averaged over the last third"
-    yield replace(base, name=tail, averaged=1 / 3)
+    for share, tail in ((1 / 3, "third"), (1 / 2, "half")):
+        yield replace(base, name=f"iSAE, weights averaged over the last {tail}", averaged=share)
+    late = "iSAE, weights averaged over the last third, rate falling over the last tenth"
+    yield replace(base, name=late, averaged=1 / 3, decay=0.1)
+    for variant, lr in rates.items():
+        if variant != "iSAE":
+            name = f"{variant}, weights averaged over the last third"
+            yield Cell(name=name, variant=variant, lr=lr, averaged=1 / 3)
     for batch in (512, 1024, 4096, 8192):
         yield replace(base, name=f"iSAE, batches of {batch}", batch=batch)
     yield replace(base, name="iSAE, batches of 512, lr 0.002", batch=512, lr=2e-3)
