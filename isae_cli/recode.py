@@ -131,7 +131,9 @@ def recode(
                 trust_remote_code=trust_remote_code,
             )
         )
-        report = run_recode(loaded, given, settings, cache=out / "parts", force=force)
+        report = run_recode(
+            loaded, given, settings, cache=out / "parts", force=force, announce=print
+        )
         written = report.save(out, table.value)
     report.show()
     say_written(written, ["isae", "bench", *saes] if saes else None)

@@ -21,6 +21,7 @@ LAYERS = [
     {"architectures"},
     {"report"},
     {"inputs"},
+    {"contexts"},
     {"training", "identifiability", "recoding", "saebench"},
     {"cebench"},
     {"evals", "sharing"},

@@ -10,17 +10,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
+import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Float
 
+from sae_lens_isae.contexts.examples import LatentExamples
+from sae_lens_isae.contexts.promoted import promoted_by_all
 from sae_lens_isae.errors import InputError
-from sae_lens_isae.identifiability.audit_report import AuditReport
+from sae_lens_isae.identifiability.audit_report import AuditReport, ShownLatents
 from sae_lens_isae.identifiability.audit_results import Audit, SelfConsistency
 from sae_lens_isae.identifiability.dictionary import (
+    NearestAtoms,
     lipschitz_constant,
     measure_coherence,
     measure_health,
+    nearest_atoms,
 )
 from sae_lens_isae.identifiability.distribution import Conditioning, Distribution
 from sae_lens_isae.identifiability.latents import LatentCounts
@@ -34,7 +41,7 @@ from sae_lens_isae.identifiability.supports import (
 )
 from sae_lens_isae.identifiability.theory import RIP_THRESHOLDS, Theorem
 from sae_lens_isae.identifiability.verdict import assumptions
-from sae_lens_isae.inputs.activation_source import ActivationSource
+from sae_lens_isae.inputs.activation_source import ActivationSource, NumberedRows
 from sae_lens_isae.inputs.activations import AnyActivations, as_source
 from sae_lens_isae.inputs.comparable import check_comparable, what_seeds_varied
 from sae_lens_isae.inputs.linear_sae import LinearSAE
@@ -103,7 +110,15 @@ def audit(
             n_zero_rows=source.n_samples - n_samples,
             differences=differences,
         )
-        return AuditReport(saes=[_conclude(run, measured_on, n_supports, seed) for run in runs])
+        return AuditReport(
+            saes=[_conclude(run, measured_on, n_supports, seed) for run in runs],
+            shown=ShownLatents(
+                latents={run.name: run.latents() for run in runs},
+                examples={run.name: run.examples for run in runs},
+                text=source.text(),
+                promoted=promoted_by_all(source, {run.name: run.linear for run in runs}),
+            ),
+        )
 
 
 def _stream(source: ActivationSource, runs: Sequence[_Run]) -> int:
@@ -111,10 +126,11 @@ def _stream(source: ActivationSource, runs: Sequence[_Run]) -> int:
     latents = sum(run.linear.d_sae for run in runs)
     size = max(1, min(_MAX_BATCH, _CODE_BYTES // (4 * latents)))
     n_samples = 0
-    for x, _ in source.non_zero_batches(size, f"Auditing {', '.join(run.name for run in runs)}"):
-        n_samples += len(x)
+    named = ", ".join(run.name for run in runs)
+    for batch in source.non_zero_batches(size, f"Auditing {named}"):
+        n_samples += len(batch.activations)
         for run in runs:
-            run.add(x)
+            run.add(batch)
     return n_samples
 
 
@@ -178,7 +194,7 @@ def _conclude(run: _Run, measured_on: _MeasuredOn, n_supports: int, seed: int) -
         diversity=diverse,
         least_squares=least_squares,
         least_squares_gain=float(gain.mean()),
-        coherence=measure_coherence(linear, k),
+        coherence=measure_coherence(run.nearest, k),
         self_consistency=run.self_consistency(),
         health=measure_health(linear, run.counts),
         assumptions=assumptions(
@@ -195,6 +211,7 @@ class _Run:
         self.name = name
         self.linear = linear
         self.counts = LatentCounts(linear.d_sae)
+        self.examples = LatentExamples(linear.d_sae)
         self.n_at_offset = 0
         self._n_kept = n_kept
         self._n_proxies = n_affordable(2 * (linear.k or 1), linear.d_in, n_supports)
@@ -205,10 +222,11 @@ class _Run:
             name: [] for name in ("norm", "error", "l0", "code", "moved", "moved_in_support")
         }
 
-    def add(self, x: Float[torch.Tensor, "batch d_in"]) -> None:
-        x = x.to(self.linear.device)
+    def add(self, batch: NumberedRows) -> None:
+        x = batch.activations.to(self.linear.device)
         code = self.linear.encode(x)
         self.counts.add(code.codes)
+        self.examples.add(code.codes, batch.numbers)
         norm = (x - code.offset).norm(dim=-1)
         there = norm > 0
         self.n_at_offset += int((~there).sum())
@@ -237,6 +255,24 @@ class _Run:
         proxies = self.linear.proxy_supports(code, missing) if missing > 0 else None
         if proxies is not None:
             self._proxies.append(proxies)
+
+    @cached_property
+    def nearest(self) -> NearestAtoms:
+        """The nearest other atom of each."""
+        return nearest_atoms(self.linear)
+
+    def latents(self) -> pd.DataFrame:
+        """Numbers of every latent, for the page."""
+        active = self.counts.active.numpy()
+        return pd.DataFrame(
+            {
+                "latent": np.arange(self.linear.d_sae),
+                "firing_rate": active / self.counts.n_samples,
+                "mean_magnitude": self.counts.magnitude.numpy() / np.maximum(active, 1),
+                "nearest_cosine": self.nearest.cosine.numpy().astype(float),
+                "nearest": self.nearest.latent.numpy(),
+            }
+        )
 
     @property
     def proxies(self) -> Supports | None:

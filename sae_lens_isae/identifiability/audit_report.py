@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import plotly.graph_objects as go
 from typing_extensions import override
 
+from sae_lens_isae.contexts.examples import LatentExamples
+from sae_lens_isae.contexts.latent_browser import CONTEXTS, NO_CONTEXTS, ShownSAE, latent_browser
+from sae_lens_isae.contexts.promoted import PromotedTokens
 from sae_lens_isae.files import write_json
 from sae_lens_isae.identifiability.audit_results import Audit, finite, theorem_dict
-from sae_lens_isae.identifiability.audit_tables import assumption_table, number_table
+from sae_lens_isae.identifiability.audit_tables import (
+    BROWSER_COLUMNS,
+    assumption_table,
+    number_table,
+)
 from sae_lens_isae.identifiability.theory import RIP_THRESHOLDS, Theorem
+from sae_lens_isae.inputs.token_text import TokenText
+from sae_lens_isae.report.browser import Browser
 from sae_lens_isae.report.glossary import AUDIT
 from sae_lens_isae.report.page import Section, numbers_section
 from sae_lens_isae.report.report import Report
@@ -23,11 +33,38 @@ from sae_lens_isae.report.tables import Table
 SCHEMA = "sae-lens-isae/audit/2"
 
 
+@dataclass(frozen=True, kw_only=True)
+class ShownLatents:
+    """Every latent, for the page."""
+
+    latents: Mapping[str, pd.DataFrame]
+    """For each SAE a row per latent: `latent`, `firing_rate`, `mean_magnitude` of the code where
+    active, `nearest_cosine` and `nearest`, the other latent whose atom is most like its own."""
+    examples: Mapping[str, LatentExamples]
+    text: TokenText | None
+    promoted: Mapping[str, PromotedTokens]
+
+    def browser(self) -> Browser:
+        """The table of the page."""
+        shown = [
+            ShownSAE(
+                name=name,
+                latents=latents,
+                examples=self.examples[name],
+                promoted=self.promoted.get(name),
+            )
+            for name, latents in self.latents.items()
+        ]
+        return latent_browser(shown, BROWSER_COLUMNS, self.text)
+
+
 @dataclass(frozen=True, repr=False, kw_only=True)
 class AuditReport(Report):
     """Audits of one or more SAEs on the same activations."""
 
     saes: list[Audit]
+    shown: ShownLatents | None = None
+    """Without it the page shows no latents."""
 
     def __getitem__(self, key: int | str) -> Audit:
         """The audit of an SAE, by position or by name."""
@@ -81,6 +118,7 @@ class AuditReport(Report):
             Section(theorem.title, [theorem]),
             *self._measured(),
             Section(numbers.title, [numbers]),
+            *self._latents(),
             Section(
                 "How far from an isometry are the atoms that act together?",
                 [
@@ -92,6 +130,16 @@ class AuditReport(Report):
             ),
             numbers_section(AUDIT),
         ]
+
+    def _latents(self) -> list[Section]:
+        if self.shown is None:
+            return []
+        said = [
+            "Open a latent to see what it is active on. Nearest is the other latent of the same "
+            "SAE whose atom is most like its own; near 1 the two stand for one thing.",
+            CONTEXTS if self.shown.text is not None else NO_CONTEXTS,
+        ]
+        return [Section("Latents", [said[0], self.shown.browser(), said[1]], folded=True)]
 
     def _measured(self) -> list[Section]:
         """For each of several SAEs, what was measured and what the theorem says of it alone."""

@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from sae_lens_isae.contexts.latent_browser import FIRES, MAGNITUDE
 from sae_lens_isae.identifiability.audit_results import Audit
+from sae_lens_isae.report.browser import Column
 from sae_lens_isae.report.tables import Table, finite, number
 
+BROWSER_COLUMNS = (
+    FIRES,
+    MAGNITUDE,
+    Column("nearest_cosine", "cosine", "|cosine| with the nearest other atom of this SAE", 3),
+    Column("nearest", "nearest", "the latent of that atom"),
+)
+"""Of every latent, on the page."""
 _SHOWN = {
     "refuted": "REFUTED on",
     "not refuted": "not refuted on",

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
+from jaxtyping import Float, Int
 
 from sae_lens_isae.identifiability.latents import LatentCounts
 from sae_lens_isae.inputs.linear_sae import LinearSAE
@@ -45,22 +47,37 @@ class Health:
     n_zero_atoms: int
 
 
-def measure_coherence(linear: LinearSAE, k: int) -> Coherence:
-    """The largest |cosine| of two atoms, in blocks; `k` enters the bound only."""
+class NearestAtoms(NamedTuple):
+    """For every latent the other one whose atom is most like its own, up to sign."""
+
+    cosine: Float[torch.Tensor, " d_sae"]
+    """|cosine| of the two."""
+    latent: Int[torch.Tensor, " d_sae"]
+
+
+def nearest_atoms(linear: LinearSAE) -> NearestAtoms:
+    """The nearest other atom of every atom, in blocks."""
     atoms = linear.atoms
-    mu, where = 0.0, (0, 0)
+    cosine = torch.zeros(linear.d_sae)
+    latent = torch.zeros(linear.d_sae, dtype=torch.long)
     blocks = torch.arange(linear.d_sae).split(max(1, _BLOCK_NUMBERS // linear.d_sae))
     for rows in progress_bar(
         blocks, desc="Coherence", unit="block", leave=False, disable=len(blocks) < 8
     ):
-        start = int(rows[0])
-        # the half above the diagonal is enough
-        cosine = inner_products(atoms[rows.to(atoms.device)], atoms[start:]).abs_().triu_(1)
-        best = int(cosine.argmax())
-        i, j = divmod(best, cosine.shape[1])
-        if cosine[i, j] > mu:
-            mu, where = float(cosine[i, j]), (start + i, start + j)
-    return Coherence(min(mu, 1.0), where, (k - 1) * min(mu, 1.0))
+        found = inner_products(atoms[rows.to(atoms.device)], atoms).abs_()
+        found[torch.arange(len(rows)), rows.to(found.device)] = -1.0
+        best = found.max(1)
+        cosine[rows] = best.values.clamp(0, 1).float().cpu()
+        latent[rows] = best.indices.cpu()
+    return NearestAtoms(cosine, latent)
+
+
+def measure_coherence(nearest: NearestAtoms, k: int) -> Coherence:
+    """The largest |cosine| of two atoms; `k` enters the bound only."""
+    first = int(nearest.cosine.argmax())
+    mu = float(nearest.cosine[first])
+    second = int(nearest.latent[first])
+    return Coherence(mu, (min(first, second), max(first, second)), (k - 1) * mu)
 
 
 def lipschitz_constant(linear: LinearSAE) -> float | None:

@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import torch
 
+from sae_lens_isae.contexts.promoted import promoted_by_all
 from sae_lens_isae.errors import InputError
 from sae_lens_isae.identifiability.chance import Chance, codes_by_chance, dictionaries_by_chance
 from sae_lens_isae.identifiability.groups import groups_of
@@ -118,6 +119,7 @@ def pairwise_identifiability(
         some = FirstRows(max(pair.sizes.n_a + pair.sizes.n_b for pair in pairs) if chance else 0)
         n_samples = _stream(source, runs, pairs, n_oracle_samples, some)
         by_chance = _chance(pairs, some, found_cosine, seed) if chance else []
+        promoted = promoted_by_all(source, linear_saes)
     rng = np.random.default_rng(seed)
     tables = latent_tables(
         {name: run.counts for name, run in runs.items()},
@@ -135,6 +137,7 @@ def pairwise_identifiability(
         partners=tables.partners,
         examples={name: run.examples for name, run in runs.items()},
         text=source.text(),
+        promoted=promoted,
         n_samples=n_samples,
         activations=source.description,
         found_cosine=found_cosine,

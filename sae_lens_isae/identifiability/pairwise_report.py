@@ -12,12 +12,13 @@ import pandas as pd
 import plotly.graph_objects as go
 from typing_extensions import override
 
+from sae_lens_isae.contexts.examples import LatentExamples
+from sae_lens_isae.contexts.latent_browser import CONTEXTS, NO_CONTEXTS, ShownSAE, latent_browser
+from sae_lens_isae.contexts.promoted import PromotedTokens
 from sae_lens_isae.errors import InputError
 from sae_lens_isae.files import TableFormat, write_json, write_table
 from sae_lens_isae.identifiability.chance import TITLES, Chance, chance_table
 from sae_lens_isae.identifiability.code_agreement import CONFIDENCE
-from sae_lens_isae.identifiability.examples import LatentExamples
-from sae_lens_isae.identifiability.latent_browser import latent_browser
 from sae_lens_isae.identifiability.latents import TRUST, TRUST_CODE_IOU, UNIQUE_COSINE
 from sae_lens_isae.identifiability.pairwise_plots import (
     MAX_POINTS,
@@ -28,6 +29,7 @@ from sae_lens_isae.identifiability.pairwise_plots import (
 )
 from sae_lens_isae.identifiability.pairwise_results import PairIdentifiability, SAESummary
 from sae_lens_isae.identifiability.pairwise_tables import (
+    BROWSER_COLUMNS,
     by_group,
     cosine_table,
     found_everywhere,
@@ -39,6 +41,7 @@ from sae_lens_isae.identifiability.pairwise_tables import (
 )
 from sae_lens_isae.identifiability.table1 import TableRow, table_row
 from sae_lens_isae.inputs.token_text import TokenText
+from sae_lens_isae.report.browser import Browser
 from sae_lens_isae.report.glossary import PAIRWISE
 from sae_lens_isae.report.page import Section, numbers_section
 from sae_lens_isae.report.report import Report
@@ -66,6 +69,8 @@ class PairwiseReport(Report):
     """What the latents of every SAE are active on."""
     text: TokenText | None = field(repr=False)
     """The tokens of the activations, where they are known."""
+    promoted: Mapping[str, PromotedTokens] = field(repr=False)
+    """Which tokens the latents of an SAE promote, where the model is at hand."""
     n_samples: int
     activations: str
     found_cosine: float
@@ -182,13 +187,7 @@ class PairwiseReport(Report):
                 "Which features to trust",
                 [
                     "Open a latent to see what it is active on, beside its partners.",
-                    latent_browser(
-                        self.latents,
-                        self.partners,
-                        self.examples,
-                        self.text,
-                        {sae.name: sae.neuronpedia_id for sae in self.saes},
-                    ),
+                    self._browser(),
                     self._trust_in_words(),
                 ],
             ),
@@ -231,6 +230,23 @@ class PairwiseReport(Report):
             numbers_section(PAIRWISE),
         ]
 
+    def _browser(self) -> Browser:
+        shown: list[ShownSAE] = []
+        for sae in self.saes:
+            partners = self.partners.loc[self.partners["sae"] == sae.name, :]
+            others: list[Any] = list(partners["other"].unique())
+            shown.append(
+                ShownSAE(
+                    name=sae.name,
+                    latents=self.latents.loc[self.latents["sae"] == sae.name, :],
+                    examples=self.examples[sae.name],
+                    partners={o: partners.loc[partners["other"] == o, :] for o in others},
+                    promoted=self.promoted.get(sae.name),
+                    neuronpedia_id=sae.neuronpedia_id,
+                )
+            )
+        return latent_browser(shown, BROWSER_COLUMNS, self.text, ("trust", TRUST))
+
     def _trust(self, sae: str) -> dict[str, Any]:
         of_sae = self.latents[self.latents["sae"] == sae]
         return {
@@ -240,16 +256,6 @@ class PairwiseReport(Report):
         }
 
     def _trust_in_words(self) -> list[str]:
-        contexts = (
-            "Contexts: the largest activations of either sign, and some of middling size between "
-            "them. Colour says the sign, the mark the token."
-        )
-        if self.text is None:
-            contexts = (
-                "These activations come without tokens, so latents are shown with the numbers of "
-                "samples. `isae train` and `isae cache` keep tokens beside activations, and where "
-                "the model runs they are known."
-            )
         return [
             f"trusted: its atom was found (cosine {self.found_cosine:g}) in every other SAE, and "
             f"on average it and its partners fire together on {TRUST_CODE_IOU:.0%} or more of the "
@@ -257,7 +263,7 @@ class PairwiseReport(Report):
             "doubtful: not found everywhere, or not together with its partners.",
             f"unique: no partner has a cosine of {UNIQUE_COSINE:.2f}. dead: never fires on these "
             "activations.",
-            contexts,
+            CONTEXTS if self.text is not None else NO_CONTEXTS,
         ]
 
     def to_dict(self) -> dict[str, Any]:

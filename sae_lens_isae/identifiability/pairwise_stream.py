@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
+from sae_lens_isae.contexts.examples import LatentExamples
 from sae_lens_isae.identifiability.chance import CodesByChance, PairSizes
 from sae_lens_isae.identifiability.code_agreement import CodeAgreement, CodeComparison
-from sae_lens_isae.identifiability.examples import LatentExamples
 from sae_lens_isae.identifiability.latents import LatentCounts, PairCounts
 from sae_lens_isae.identifiability.matching import DictionaryMatch, match_dictionaries
 from sae_lens_isae.identifiability.pairwise_results import PairIdentifiability, SAESummary

@@ -8,12 +8,28 @@ from statistics import mean
 
 import pandas as pd
 
+from sae_lens_isae.contexts.latent_browser import FIRES, MAGNITUDE
 from sae_lens_isae.identifiability.code_agreement import CodeAgreement, Estimate
 from sae_lens_isae.identifiability.latents import cosine_by_activity, cosine_by_firing_rate
 from sae_lens_isae.identifiability.pairwise_results import PairIdentifiability, SAESummary
 from sae_lens_isae.identifiability.table1 import TABLE1_HEADERS, table_row
+from sae_lens_isae.report.browser import Column
 from sae_lens_isae.report.tables import Table, number
 
+BROWSER_COLUMNS = (
+    Column("trust", "trust", "see below the table"),
+    FIRES,
+    MAGNITUDE,
+    Column("n_found", "found in", "in how many other SAEs its atom was found"),
+    Column("mean_cosine", "cosine", "mean |cosine| with its partners' atoms", 3),
+    Column(
+        "mean_code_iou",
+        "IoU",
+        "samples on which it and its partner fire, over those on which one does",
+        3,
+    ),
+)
+"""Of every latent, on the page."""
 _GAP = 1e-4
 """Distance from the best DCS that is worth a note."""
 

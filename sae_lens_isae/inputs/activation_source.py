@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -12,6 +12,9 @@ from jaxtyping import Float, Int
 from sae_lens_isae.errors import InputError
 from sae_lens_isae.inputs.token_text import TokenText
 from sae_lens_isae.progress import progress_bar
+
+if TYPE_CHECKING:
+    from transformer_lens.HookedRootModule import HookedRootModule
 
 DEFAULT_N_SAMPLES = 4096
 """Drawn from a model or a generator, which have no end of their own."""
@@ -42,6 +45,8 @@ class ActivationSource:
     """Chunks of any size; what exceeds `n_samples` is dropped."""
     text: Callable[[], TokenText | None] = _no_text
     """The tokens of the activations, where they are known; asked for after a whole pass."""
+    model: Callable[[], HookedRootModule] | None = None
+    """Loads the model that the activations are of; None where that is not wanted."""
 
     def non_zero_batches(self, size: int, description: str) -> Iterator[NumberedRows]:
         """`batches` without all-zero activations, under a progress bar: masked tokens, which any

@@ -93,7 +93,7 @@ def from_model(
         return token_text(load().tokenizer, tokens, torch.cat(places))
 
     description = f"{model_name} at {metadata.hook_name} on {text}"
-    return ActivationSource(n_samples, sae.cfg.d_in, description, chunks, tokens_seen)
+    return ActivationSource(n_samples, sae.cfg.d_in, description, chunks, tokens_seen, load)
 
 
 def text_store(

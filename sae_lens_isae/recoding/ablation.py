@@ -23,6 +23,7 @@ def ablate(
     atoms: Float[torch.Tensor, "d_sae d_in"],
     n_ablated: Sequence[int],
     progress: str = "Ablation",
+    as_long_as: SparseCodes | None = None,
 ) -> pd.DataFrame:
     """Subtract the largest features' contribution from x and let the model answer.
 
@@ -30,13 +31,22 @@ def ablate(
         prompts: That the model answers correctly; `x` are its activations there.
         codes: Of x.
         n_ablated: How many features, one run of every prompt each.
+        as_long_as: Codes whose largest features say how long what is subtracted is; by default
+            that of `codes`.
 
     Returns:
         A row per number of `features`: `breaking_rate`, the share of the prompts whose answer
         changes, and `probability_drop`, of the right answer on average.
     """
     # all in one go: prompts of one length fill batches together
-    without = torch.cat([x - codes.largest(k).decode(atoms) for k in n_ablated])
+    removed = [codes.largest(k).decode(atoms) for k in n_ablated]
+    if as_long_as is not None:
+        wanted = [as_long_as.largest(k).decode(atoms).norm(dim=-1) for k in n_ablated]
+        removed = [
+            torch.nn.functional.normalize(part, dim=-1) * norm[:, None]
+            for part, norm in zip(removed, wanted, strict=True)
+        ]
+    without = torch.cat([x - part for part in removed])
     runs = prompts.repeat(len(n_ablated))
     with progress_bar(total=len(runs), desc=progress, unit="run", leave=False) as bar:
         answers = model.replaced(hook_name, runs, without, bar)

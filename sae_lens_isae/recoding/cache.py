@@ -29,6 +29,11 @@ class StudyCache:
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
 
+    @property
+    def has_parts(self) -> bool:
+        """Whether any part is finished."""
+        return self._folder is not None and any(self._folder.iterdir())
+
     def codes(
         self, name: str, device: torch.device, compute: Callable[[], list[SparseCodes]]
     ) -> list[SparseCodes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,11 +16,16 @@ from tqdm.auto import tqdm
 from sae_lens_isae.errors import InputError
 from sae_lens_isae.inputs.language_models import check_hook, context_length
 from sae_lens_isae.inputs.shared_model import load_shared_model
+from sae_lens_isae.inputs.token_text import TokenText, token_text
 from sae_lens_isae.progress import progress_bar
 from sae_lens_isae.recoding.prompts import DEFAULT_PROMPTS, Prompt, load_prompts
 
 if TYPE_CHECKING:
     from transformer_lens.HookedRootModule import HookedRootModule
+
+
+_NO_TOKEN = -1
+"""Before the beginning of a prompt."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +69,8 @@ class PromptedModel:
         self._autocast = autocast
         self._batch_size = batch_size
         self._device = next(model.parameters()).device
+        self.seconds_per_prompt = 0.0
+        """Of the model, on average over the prompts when they were read."""
         self._activations: dict[str, torch.Tensor] = {}
         self._answers: Predictions | None = None
 
@@ -182,6 +190,7 @@ class PromptedModel:
         probability = torch.zeros(len(self))
         token = torch.zeros(len(self), dtype=torch.long)
         found: dict[str, torch.Tensor] = {}
+        start = time.perf_counter()
         with progress_bar(total=len(self), desc="Prompts", unit="prompt", leave=False) as progress:
             for rows, batch in self._batches(torch.arange(len(self))):
                 with self._precision():
@@ -194,8 +203,22 @@ class PromptedModel:
                     kept = found.setdefault(name, last.new_zeros(len(self), last.shape[1]))
                     kept[rows.to(kept.device)] = last
                 progress.update(len(rows))
+        self.seconds_per_prompt = (time.perf_counter() - start) / max(1, len(self))
         self._activations |= found
         self._answers = Predictions(probability, token)
+
+    def text(self) -> TokenText | None:
+        """The prompts, each the context of its last token; None without a tokenizer."""
+        flat = torch.cat(self.tokens)[None]
+        known = token_text(self.model.tokenizer, flat, torch.arange(flat.numel()))
+        if known is None:
+            return None
+        size = max(map(len, self.tokens))
+        token_ids = torch.full((len(self), size), _NO_TOKEN)
+        for row, tokens in enumerate(self.tokens):
+            token_ids[row, size - len(tokens) :] = tokens
+        last = torch.arange(1, len(self) + 1) * size - 1
+        return TokenText(token_ids, last, {**known.strings, _NO_TOKEN: ""})
 
     def _precision(self) -> torch.autocast:
         return torch.autocast(self._device.type, torch.bfloat16, enabled=self._autocast)

@@ -10,10 +10,13 @@ import pandas as pd
 import plotly.graph_objects as go
 from typing_extensions import override
 
+from sae_lens_isae.contexts.latent_browser import CONTEXTS, NO_CONTEXTS
 from sae_lens_isae.files import TableFormat, json_records, write_json, write_table
 from sae_lens_isae.recoding import tables
+from sae_lens_isae.recoding.cost import cost_table
 from sae_lens_isae.recoding.plots import lines, robustness
 from sae_lens_isae.recoding.results import SCHEMA, RecodedSAE, RecodeSettings
+from sae_lens_isae.recoding.shown import ShownLatents
 from sae_lens_isae.report.glossary import RECODE
 from sae_lens_isae.report.page import Section, numbers_section
 from sae_lens_isae.report.report import Report
@@ -32,6 +35,8 @@ class RecodingReport(Report):
     device: str = "cpu"
     seeds: list[str] = field(default_factory=list[str])
     """What tells the SAEs apart, if they are seeds."""
+    shown: ShownLatents | None = field(default=None, repr=False)
+    """The latents with what they are active on, for the page."""
 
     @property
     def latents(self) -> pd.DataFrame:
@@ -80,7 +85,7 @@ class RecodingReport(Report):
     def sections(self) -> list[Section]:
         folded = [
             Section(table.title, [table], folded=True)
-            for table in tables.more_tables(self.saes, self.settings)
+            for table in (*tables.more_tables(self.saes, self.settings), cost_table(self.saes))
         ]
         return [
             Section(
@@ -99,6 +104,7 @@ class RecodingReport(Report):
             ),
             Section("What was coded", [self._about(), *self.tables(), self.notes()]),
             *self._ablation(),
+            *self._latents(),
             *folded,
             Section(
                 "Is a code stable under noise?",
@@ -122,6 +128,17 @@ class RecodingReport(Report):
             numbers_section(RECODE),
         ]
 
+    def _latents(self) -> list[Section]:
+        if self.shown is None:
+            return []
+        said = [
+            "robust: OMP and both IHT pick it in 90% of the samples in which the encoder does.",
+            "on a template: so, but it fires on one template of prompts, and may say no more.",
+            "seldom used: the encoder uses it in fewer than 5 samples.",
+            CONTEXTS if self.shown.text is not None else NO_CONTEXTS,
+        ]
+        return [Section("All latents in use", [self.shown.browser(), said], folded=True)]
+
     def _ablation(self) -> list[Section]:
         if all(sae.ablation is None for sae in self.saes):
             return []
@@ -130,7 +147,8 @@ class RecodingReport(Report):
                 "Do the features matter to the model?",
                 [
                     "Share of correctly answered prompts that break without a method's largest "
-                    "features at the last position.",
+                    "features at the last position. By chance: without features of another prompt, "
+                    "as long as this one's.",
                     lines(self.saes, "ablation", "features", "breaking_rate"),
                 ],
             )
@@ -149,6 +167,7 @@ class RecodingReport(Report):
                     fields[name] = value
             saes.append(fields)
         own = {**vars(self), "saes": saes, "settings": asdict(self.settings)}
+        del own["shown"]
         return {"schema": SCHEMA, **own}
 
     def save(self, folder: str | Path, table_format: TableFormat = "parquet") -> list[Path]:

@@ -17,6 +17,8 @@ _SHORT = {ENCODER: "Enc", OMP: "OMP", IHT: "IHT", GD: "GD"}
 """Column heads."""
 _MEASURES = {"jaccard": "Jacc", "r2": "R2", "cosine": "Cos", "cca": "CCA", "procrustes": "Proc"}
 Saes = Sequence[RecodedSAE]
+BY_CHANCE = "by chance"
+"""In place of a method: the encoder's features of another sample, as long as this one's."""
 _AT_LEAST = 5
 _MANY = 0.9
 
@@ -188,8 +190,8 @@ def ablation_table(saes: Saes, features: int = 5) -> Table:
         at = sae.ablation.loc[sae.ablation["features"] == features]
         for row in at.to_dict(orient="records"):
             method = row["method"]
-            same = (1.0, 1.0)
-            if method != ENCODER.name:
+            same: tuple[Any, Any] = (1.0, 1.0) if method == ENCODER.name else (None, None)
+            if method in agreement.index:
                 same = (agreement.loc[method, "jaccard"], agreement.loc[method, "reconstruction"])
             numbers = [f"{row['breaking_rate']:.1%}", f"{row['probability_drop']:.3f}"]
             rows.append([sae.name, str(method), str(row["n_prompts"]), *numbers, *map(_text, same)])
@@ -243,17 +245,26 @@ def robust_table(saes: Saes) -> Table:
 def n_robust(sae: RecodedSAE) -> int:
     """Latents that all agreeing algorithms nearly always pick where the encoder does, of those that
     it uses often; those that fire on a template of prompts are left out."""
-    return int((~_on_template(_robust(sae))).sum())
+    return int((kind_of_latents(sae) == "robust").sum())
 
 
 def n_on_template(sae: RecodedSAE) -> int:
     """Latents that would be robust, and fire on a template rather than on what it says."""
-    return int(_on_template(_robust(sae)).sum())
+    return int((kind_of_latents(sae) == "on a template").sum())
 
 
-def _robust(sae: RecodedSAE) -> pd.DataFrame:
-    often = _often(sae)
-    return often.loc[often["picked_by_all"] >= _MANY, :]
+KINDS = ("robust", "on a template", "not robust", "seldom used")
+
+
+def kind_of_latents(sae: RecodedSAE) -> pd.Series:
+    """Of every latent that the encoder uses, which of `KINDS` it is."""
+    latents = sae.latents
+    robust = latents["picked_by_all"] >= _MANY
+    kind = pd.Series("not robust", index=latents.index)
+    kind[robust] = "robust"
+    kind[robust & _on_template(latents)] = "on a template"
+    kind[latents["n_encoder"] < _AT_LEAST] = "seldom used"
+    return kind
 
 
 def _on_template(latents: pd.DataFrame) -> pd.Series:

@@ -98,7 +98,8 @@ RECODE = {
     "shared corr": "correlation of the coefficients of features that both use.",
     "two starts": "overlap of the supports from two random starts.",
     "breaking rate": "share of correctly answered prompts whose answer changes when a method's "
-    "largest features are subtracted at the last position.",
+    "largest features are subtracted at the last position; by chance: when the encoder's largest "
+    "features of another prompt are, as long as this one's.",
     "prob drop": "by how much the probability of the right answer falls, on average.",
     "robust": "latents that OMP and both IHT pick in 90% of the samples in which the encoder does, "
     "of those that it uses in 5 or more; without those on a template.",

@@ -5,18 +5,14 @@ for (const root of document.querySelectorAll(".browser")) {
   const PER_PAGE = 25;
   const BEFORE = 12;
   const AFTER = 6;
-  const TRUST = ["trusted", "doubtful", "unique", "dead"];
+  const WORDS = data.filter ? data.filter[1] : [];
+  const WORD = data.filter ? data.filter[0] : null;
   const columns = [
-    ["latent", "latent", "number of the latent in its SAE", 0],
-    ["trust", "trust", "see below the table", 0],
-    ["firing_rate", "fires", "share of the activations on which the latent is not 0", 4],
-    ["mean_magnitude", "|code|", "mean |code| where it is not 0", 2],
-    ["n_found", "found in", "in how many other SAEs its atom was found", 0],
-    ["mean_cosine", "cosine", "mean |cosine| with its partners' atoms", 3],
-    ["mean_code_iou", "IoU", "samples on which it and its partner fire, over those on which one does", 3],
-    ["active_on", "most active on", "tokens of its largest activations", 0],
+    { name: "latent", label: "latent", title: "number of the latent in its SAE", digits: 0 },
+    ...data.columns,
+    { name: "active_on", label: "most active on", title: "tokens of its largest activations", digits: 0 },
   ];
-  const state = { sae: 0, trust: "all", query: "", sort: "latent", down: false, page: 0, open: null };
+  const state = { sae: 0, word: "all", query: "", sort: "latent", down: false, page: 0, open: null };
 
   const make = (tag, text, parent, attributes = {}) => {
     const node = document.createElement(tag);
@@ -45,10 +41,16 @@ for (const root of document.querySelectorAll(".browser")) {
   };
 
   for (const sae of data.saes) {
-    sae.rows = sae.examples.map((examples, latent) => {
+    sae.place = new Map(sae.latents.map((latent, i) => [latent, i]));
+    sae.rows = sae.examples.map((examples, i) => {
       const tokens = data.text ? examples.map(([, place]) => token(place)) : [];
-      const row = { latent, active_on: topTokens(examples), searched: tokens.join(" ").toLowerCase() };
-      for (const [name, values] of Object.entries(sae.columns)) row[name] = values[latent];
+      const promoted = sae.promoted ? sae.promoted[i].flat() : [];
+      const row = {
+        latent: sae.latents[i],
+        active_on: topTokens(examples),
+        searched: [...tokens, ...promoted].join(" ").toLowerCase(),
+      };
+      for (const [name, values] of Object.entries(sae.values)) row[name] = values[i];
       return row;
     });
   }
@@ -64,7 +66,9 @@ for (const root of document.querySelectorAll(".browser")) {
     draw();
   };
   choice("SAE", data.saes.map((sae, i) => [i, sae.name]), (value) => update({ sae: Number(value) }));
-  choice("show", [["all", "all latents"], ...TRUST.map((t) => [t, t])], (trust) => update({ trust }));
+  if (WORD) {
+    choice("show", [["all", "all latents"], ...WORDS.map((w) => [w, w])], (word) => update({ word }));
+  }
   const search = make("input", null, make("label", "search ", controls), {
     type: "search",
     placeholder: data.text ? "token or #latent" : "#latent",
@@ -79,12 +83,12 @@ for (const root of document.querySelectorAll(".browser")) {
   function selected() {
     const rows = data.saes[state.sae].rows.filter(
       (row) =>
-        (state.trust === "all" || row.trust === state.trust) &&
+        (state.word === "all" || row[WORD] === state.word) &&
         (!state.query ||
           `#${row.latent}` === state.query ||
           row.searched.includes(state.query)),
     );
-    const key = (row) => (state.sort === "trust" ? TRUST.indexOf(row.trust) : row[state.sort]);
+    const key = (row) => (state.sort === WORD ? WORDS.indexOf(row[WORD]) : row[state.sort]);
     const order = state.down ? -1 : 1;
     return rows.sort((a, b) => {
       const [x, y] = [key(a), key(b)];
@@ -98,7 +102,7 @@ for (const root of document.querySelectorAll(".browser")) {
 
   function download() {
     const quoted = (value) => `"${String(value ?? "").replaceAll('"', '""')}"`;
-    const names = columns.map(([name]) => name);
+    const names = columns.map(({ name }) => name);
     const lines = selected().map((row) => names.map((name) => quoted(row[name])).join(","));
     const file = new Blob([["sae", ...names].map(quoted).join(",") + "\n",
       ...lines.map((line) => `${quoted(data.saes[state.sae].name)},${line}\n`)], { type: "text/csv" });
@@ -111,23 +115,24 @@ for (const root of document.querySelectorAll(".browser")) {
     const rows = selected();
     const n_pages = Math.max(1, Math.ceil(rows.length / PER_PAGE));
     const { name, rows: all } = data.saes[state.sae];
-    const count = (trust) => all.filter((row) => row.trust === trust).length.toLocaleString("en");
-    counts.textContent = `${name}: ${TRUST.map((trust) => `${count(trust)} ${trust}`).join(", ")}.`;
+    const count = (word) => all.filter((row) => row[WORD] === word).length.toLocaleString("en");
+    const counted = WORD ? WORDS.map((word) => `${count(word)} ${word}`) : [`${all.length} latents`];
+    counts.textContent = `${name}: ${counted.join(", ")}.`;
     table.replaceChildren();
     const head = make("tr", null, make("thead", null, table));
-    for (const [name, label, title] of columns) {
+    for (const { name, label, title } of columns) {
       const mark = state.sort === name ? (state.down ? " ▾" : " ▴") : "";
       const cell = make("th", null, head, {
         "aria-sort": mark ? (state.down ? "descending" : "ascending") : "none",
       });
       make("button", label + mark, cell, { type: "button", title })
         .addEventListener("click", () =>
-          update({ sort: name, down: state.sort === name ? !state.down : !["latent", "trust"].includes(name) }));
+          update({ sort: name, down: state.sort === name ? !state.down : !["latent", WORD].includes(name) }));
     }
     const body = make("tbody", null, table);
     for (const row of rows.slice(state.page * PER_PAGE, (state.page + 1) * PER_PAGE)) {
-      const line = make("tr", null, body, { class: row.trust });
-      for (const [name, , , digits] of columns) {
+      const line = make("tr", null, body, { class: WORD ? row[WORD] : "" });
+      for (const { name, digits } of columns) {
         const cell = make("td", name === "latent" ? null : shown(row[name], digits), line);
         if (name !== "latent") continue;
         const open = state.open === row.latent;
@@ -158,32 +163,44 @@ for (const root of document.querySelectorAll(".browser")) {
 
   function details(cell, latent) {
     const sae = data.saes[state.sae];
+    const place = sae.place.get(latent);
     const side = make("div", null, cell, { class: "side" });
-    panel(side, `${sae.name}, latent ${latent}`, sae.examples[latent], sae, latent);
+    panel(side, `${sae.name}, latent ${latent}`, sae, latent, false);
     for (const partners of sae.partners) {
-      const partner = partners.partner[latent];
+      const partner = partners.partner[place];
       if (partner === null) {
         panel(side, `${partners.sae}: no partner`, null);
         continue;
       }
       const other = data.saes.find((each) => each.name === partners.sae);
-      const sign = partners.sign[latent] < 0 ? ", opposite sign" : "";
-      const numbers = `cosine ${shown(partners.cosine[latent], 3)}${sign}, IoU ${shown(partners.code_iou[latent], 3)}`;
-      const examples = other.examples[partner];
-      // what stands side by side is then of one kind
-      const aligned = sign ? [...examples].reverse() : examples;
-      panel(side, `${partners.sae}, latent ${partner}: ${numbers}`, aligned, other, partner);
+      const turned = partners.sign[place] < 0;
+      const sign = turned ? ", opposite sign" : "";
+      const numbers = `cosine ${shown(partners.cosine[place], 3)}${sign}, IoU ${shown(partners.code_iou[place], 3)}`;
+      panel(side, `${partners.sae}, latent ${partner}: ${numbers}`, other, partner, turned);
     }
   }
 
-  function panel(side, title, examples, sae, latent) {
+  // what stands side by side is of one kind: a partner of the opposite sign is turned
+  function panel(side, title, sae, latent, turned) {
     const box = make("div", null, side);
     make("h3", title, box);
-    if (examples === null) return;
+    if (sae === null) return;
     if (sae.neuronpedia_id) {
       make("a", "on Neuronpedia", make("p", null, box), {
         href: `https://www.neuronpedia.org/${sae.neuronpedia_id}/${latent}`,
       });
+    }
+    const place = sae.place.get(latent);
+    const examples = turned ? [...sae.examples[place]].reverse() : sae.examples[place];
+    if (sae.promoted) {
+      const both = turned ? [...sae.promoted[place]].reverse() : sae.promoted[place];
+      const said = both.map((tokens) => tokens.map((t) => t.trim() || "␣").join(" · "));
+      const line = make("p", null, box, { class: "promoted" });
+      make("span", turned ? "its negative promotes " : "promotes ", line, { class: "plus" });
+      line.append(said[0]);
+      make("br", null, line);
+      make("span", turned ? "its negative suppresses " : "suppresses ", line, { class: "minus" });
+      line.append(said[1]);
     }
     if (!examples.length) make("p", "Never active on these activations.", box);
     const list = make("ul", null, box);

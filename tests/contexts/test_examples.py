@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from sae_lens_isae import pairwise_identifiability
+from sae_lens_isae.contexts.examples import N_MIDDLING, N_STRONGEST, LatentExamples
 from sae_lens_isae.errors import InputError
-from sae_lens_isae.identifiability.examples import N_MIDDLING, N_STRONGEST, LatentExamples
 from sae_lens_isae.identifiability.latents import TRUST_CODE_IOU, UNIQUE_COSINE
 from sae_lens_isae.inputs.activation_source import ActivationSource
 from sae_lens_isae.inputs.token_text import TokenText
