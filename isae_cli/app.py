@@ -20,6 +20,7 @@ from isae_cli.demo import demo
 from isae_cli.pairwise import pairwise
 from isae_cli.progress import lines_instead_of_bars, no_bars
 from isae_cli.recode import recode
+from isae_cli.report import report
 from isae_cli.train import train
 from isae_cli.upload import upload
 
@@ -37,6 +38,10 @@ app.command(
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
     add_help_option=False,
 )(train)
+app.command(
+    cls=ListsOfEvals,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)(report)
 app.command()(pairwise)
 app.command()(audit)
 app.command()(consensus)

@@ -45,6 +45,7 @@ def open_measured(
     model: str | None,
     text: str | None,
     samples: int | None,
+    logits: bool,
     device: str | None,
     seed: int,
     trust_remote_code: bool,
@@ -58,7 +59,7 @@ def open_measured(
 
     from sae_lens_isae.checks import check_seed
     from sae_lens_isae.inputs.activations import open_activations
-    from sae_lens_isae.inputs.model_activations import from_model
+    from sae_lens_isae.inputs.model_activations import from_model, with_model
     from sae_lens_isae.inputs.saes import named_saes
 
     check_samples(samples)
@@ -69,9 +70,12 @@ def open_measured(
     first = next(iter(saes.values()))
     if activations is not None:
         metadata = first.cfg.metadata
-        return saes, open_activations(
+        source = open_activations(
             activations, samples, metadata.hook_name, model or metadata.model_name
         )
+        if logits:
+            source = with_model(source, first, model, place, trust_remote_code=trust_remote_code)
+        return saes, source
     return saes, from_model(
         first,
         samples,

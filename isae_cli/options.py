@@ -40,6 +40,14 @@ Samples = Annotated[
     int | None,
     typer.Option(help="At most this many activations.", show_default="the whole file, else 4096"),
 ]
+Logits = Annotated[
+    bool,
+    typer.Option(
+        "--logits",
+        help="Load the model to say which tokens every latent promotes, though activations are "
+        "given; where the model runs anyway they are said.",
+    ),
+]
 Device = Annotated[
     str | None,
     typer.Option(

@@ -18,6 +18,7 @@ def pairwise(
     model: options.Model = None,
     text: options.Text = None,
     samples: options.Samples = None,
+    logits: options.Logits = False,
     group: Annotated[
         str | None,
         typer.Option(
@@ -84,6 +85,7 @@ def pairwise(
             model=model,
             text=text,
             samples=samples,
+            logits=logits,
             device=device,
             seed=seed,
             trust_remote_code=trust_remote_code,

@@ -62,8 +62,8 @@ def recode(
         bool,
         typer.Option(
             "--quick",
-            help="One start of GD-sparse on 16 samples, two noise levels, two refitted decoders, "
-            "no ablation.",
+            help="One start of GD-sparse on 16 samples (or --gd-samples), two noise levels, two "
+            "refitted decoders, no ablation.",
         ),
     ] = False,
     table: options.Table = options.TableFormat.PARQUET,

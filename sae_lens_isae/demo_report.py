@@ -17,6 +17,7 @@ from sae_lens_isae.identifiability.table1 import TABLE1_HEADERS, TableRow
 from sae_lens_isae.report.glossary import PAIRWISE
 from sae_lens_isae.report.page import Section
 from sae_lens_isae.report.report import Report
+from sae_lens_isae.report.style import curve, hover
 from sae_lens_isae.report.tables import Table
 
 PAGE_FILENAME = "index.html"
@@ -110,9 +111,15 @@ class DemoReport(Report):
 
 def _sorted_cosines(reports: Mapping[str, PairwiseReport]) -> go.Figure:
     fig = go.Figure()
-    for variant, report in reports.items():
+    for number, (variant, report) in enumerate(reports.items()):
         curves = [np.sort(pair.match.cosine.numpy())[::-1] for pair in report.pairs]
-        fig.add_scatter(y=np.mean(curves, axis=0), name=variant, mode="lines")
+        fig.add_scatter(
+            y=np.mean(curves, axis=0),
+            name=variant,
+            mode="lines",
+            hovertemplate=hover("atom, best first", "cosine"),
+            line=curve(number)["line"],
+        )
     fig.update_xaxes(title="matched atoms, best first")
     fig.update_yaxes(title="cosine", rangemode="tozero")
     return fig
@@ -121,7 +128,11 @@ def _sorted_cosines(reports: Mapping[str, PairwiseReport]) -> go.Figure:
 def _iou_bars(rows: list[TableRow]) -> go.Figure:
     fig = go.Figure()
     variants = [row.variant for row in rows]
-    fig.add_bar(x=variants, y=[row.sae_iou for row in rows], name="SAE encoder")
-    fig.add_bar(x=variants, y=[row.oracle_iou for row in rows], name="OMP oracle")
+    said = hover("variant", "IoU")
+    for name, bars in (
+        ("SAE encoder", [row.sae_iou for row in rows]),
+        ("OMP oracle", [row.oracle_iou for row in rows]),
+    ):
+        fig.add_bar(x=variants, y=bars, name=name, hovertemplate=said)
     fig.update_yaxes(title="IoU of active latents", range=[0, 1.02])
     return fig

@@ -25,6 +25,7 @@ from sae_lens_isae.inputs.gguf import GGUF_PREFIX
 from sae_lens_isae.inputs.identity import sae_identity
 from sae_lens_isae.inputs.saes import load_sae
 from sae_lens_isae.inputs.texts import PACKAGE_PREFIX
+from sae_lens_isae.report.page import whole_page
 
 CARD_FILENAME = "README.md"
 _REPORT_PAGE, _REPORT_NUMBERS = "pairwise.html", "pairwise.json"
@@ -83,7 +84,8 @@ def prepare_release(
                     (out / sae_id).mkdir(parents=True, exist_ok=True)
                     shutil.copy(folder / name, out / sae_id / name)
         if report is not None and (Path(report) / _REPORT_PAGE).is_file():
-            shutil.copy(Path(report) / _REPORT_PAGE, out / _REPORT_PAGE)
+            page = whole_page(Path(report) / _REPORT_PAGE)
+            (out / _REPORT_PAGE).write_text(page, encoding="utf-8")
         card = _card(repository, loaded, numbers, _runner_config(Path(saes), found))
         (out / CARD_FILENAME).write_text(card, encoding="utf-8")
     return Release(out, repository, list(found), _unreachable(loaded))

@@ -26,7 +26,7 @@ LAYERS = [
     {"cebench"},
     {"evals", "sharing"},
     {"demo_report"},
-    {"demo"},
+    {"demo", "full_report"},
 ]
 """From the bottom. A room may import from those below it, and from itself."""
 

@@ -22,6 +22,7 @@ from sae_lens_isae.evals.tables import (
     summary_table,
 )
 from sae_lens_isae.files import write_json
+from sae_lens_isae.report import style
 from sae_lens_isae.report.glossary import BENCH
 from sae_lens_isae.report.page import Section, numbers_section
 from sae_lens_isae.report.report import Report
@@ -61,8 +62,13 @@ class BenchReport(Report):
 
     @override
     def summary(self) -> str:
-        n_evals, n_saes = (len({getattr(r, of) for r in self.results}) for of in ("eval", "sae"))
-        return f"{n_evals} evals of {n_saes} SAEs."
+        table = summary_table(self.results)
+        said: list[str] = []
+        for name, *cells in table.rows:
+            numbers = zip(table.headers[1:], cells, strict=True)
+            found = [f"{header} {cell}" for header, cell in numbers if cell not in ("", "-")]
+            said.append(f"{name}: {', '.join(found)}.")
+        return " ".join(said)
 
     @override
     def tables(self) -> list[Table]:
@@ -118,14 +124,19 @@ class BenchReport(Report):
 def _bars(table: pd.DataFrame) -> go.Figure:
     fig = go.Figure()
     for sae, of_sae in table.groupby("sae", sort=False):
-        fig.add_bar(x=of_sae["eval"] + " " + of_sae["metric"], y=of_sae["value"], name=str(sae))
+        fig.add_bar(
+            x=of_sae["eval"] + " " + of_sae["metric"],
+            y=of_sae["value"],
+            name=str(sae),
+            hovertemplate=style.hover("eval", "value"),
+        )
     return fig
 
 
 def curve(results: Sequence[BenchResult], name: str) -> go.Figure:
     """An eval's metric by the number of latents that are ablated."""
     fig = go.Figure()
-    for group, members in groups(results).items():
+    for number, (group, members) in enumerate(groups(results).items()):
         found = {
             n: spread(results, members, name, METRIC_OF[name].format(n))
             for n in numbers(results, name)
@@ -137,6 +148,8 @@ def curve(results: Sequence[BenchResult], name: str) -> go.Figure:
             error_y={"array": [value[1] or 0.0 for value in points.values()]},
             name=group,
             mode="lines+markers",
+            hovertemplate=style.hover("ablated latents", name.upper()),
+            **style.curve(number),
         )
     fig.update_layout(showlegend=True)
     fig.update_xaxes(title="ablated latents", type="log")

@@ -28,6 +28,7 @@ from sae_lens_isae.report.browser import Browser
 from sae_lens_isae.report.glossary import AUDIT
 from sae_lens_isae.report.page import Section, numbers_section
 from sae_lens_isae.report.report import Report
+from sae_lens_isae.report.style import hover
 from sae_lens_isae.report.tables import Table
 
 SCHEMA = "sae-lens-isae/audit/2"
@@ -257,6 +258,7 @@ def _deltas(audits: Sequence[Audit]) -> go.Figure:
                 fig.add_histogram(
                     x=found.deltas,
                     name=f"{audit.name}, {kind}",
+                    hovertemplate=hover("delta", "share of supports"),
                     histnorm="probability",
                     nbinsx=60,
                     opacity=0.6,

@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from sae_lens_isae.identifiability.pairwise_results import PairIdentifiability, SAESummary
+from sae_lens_isae.report.style import curve, hover
 
 MAX_POINTS = 3000
 """Latents of one SAE in the scatter plot; a browser slows down with more."""
@@ -31,7 +32,7 @@ def heat_maps(saes: Sequence[SAESummary], pairs: Sequence[PairIdentifiability]) 
     }
     panels = {title: values for title, values in panels.items() if values}
     fig = make_subplots(1, len(panels), subplot_titles=list(panels), shared_yaxes=True)
-    for column, values in enumerate(panels.values(), start=1):
+    for column, (title, values) in enumerate(panels.items(), start=1):
         matrix = np.eye(len(names))
         # a pair without oracle stays empty
         matrix[matrix == 0] = np.nan
@@ -44,9 +45,11 @@ def heat_maps(saes: Sequence[SAESummary], pairs: Sequence[PairIdentifiability]) 
             y=names,
             text=text if len(names) <= 10 else None,
             texttemplate="%{text}",
+            name=title,
+            hovertemplate="%{y} | %{x}<br>%{fullData.name}: %{z:.4f}<extra></extra>",
             zmin=0,
             zmax=1,
-            colorscale="Viridis",
+            colorscale="Cividis",
             showscale=column == len(panels),
             row=1,
             col=column,
@@ -58,9 +61,13 @@ def heat_maps(saes: Sequence[SAESummary], pairs: Sequence[PairIdentifiability]) 
 def sorted_cosines(pairs: Sequence[PairIdentifiability]) -> go.Figure:
     """Every atom's cosine with its partner, best first."""
     fig = go.Figure()
-    for pair in pairs:
+    for number, pair in enumerate(pairs):
         fig.add_scatter(
-            y=np.sort(pair.match.cosine.numpy())[::-1], name=pair_name(pair), mode="lines"
+            y=np.sort(pair.match.cosine.numpy())[::-1],
+            name=pair_name(pair),
+            mode="lines",
+            hovertemplate=hover("atom, best first", "cosine"),
+            line=curve(number)["line"],
         )
     fig.update_xaxes(title="matched atoms, best first")
     fig.update_yaxes(title="cosine", rangemode="tozero")
@@ -71,16 +78,17 @@ def sorted_cosines(pairs: Sequence[PairIdentifiability]) -> go.Figure:
 def iou_histogram(pairs: Sequence[PairIdentifiability]) -> go.Figure:
     """Share of the activations by the IoU of their active latents."""
     fig = go.Figure()
-    for pair in pairs:
+    for number, pair in enumerate(pairs):
         edges = np.linspace(0, 1, len(pair.sae.iou_histogram) + 1)
-        for agreement, suffix, dash in ((pair.sae, "", "solid"), (pair.oracle, ", oracle", "dot")):
+        for agreement, suffix, dash in ((pair.sae, "", None), (pair.oracle, ", oracle", "dot")):
             if agreement is not None:
                 fig.add_scatter(
                     x=(edges[:-1] + edges[1:]) / 2,
                     y=np.array(agreement.iou_histogram) / agreement.n_samples,
                     name=pair_name(pair) + suffix,
-                    line={"dash": dash},
                     mode="lines+markers",
+                    hovertemplate=hover("IoU", "share of activations", ".2f"),
+                    **curve(number, dash),
                 )
     fig.update_xaxes(title="IoU of active latents", range=[0, 1])
     fig.update_yaxes(title="share of activations", rangemode="tozero")
@@ -104,6 +112,8 @@ def stability(latents: pd.DataFrame, n_samples: int) -> go.Figure:
             mode="markers",
             name=str(name),
             text=[f"latent {latent}" for latent in shown["latent"]],
+            hovertemplate="%{fullData.name}, %{text}<br>firing rate: %{x:.4f}<br>mean cosine: "
+            "%{y:.3f}<br>IoU of firing: %{marker.color:.3f}<extra></extra>",
             marker={
                 "size": 5,
                 "symbol": symbols[i % len(symbols)],
@@ -115,7 +125,7 @@ def stability(latents: pd.DataFrame, n_samples: int) -> go.Figure:
     fig.update_yaxes(title="mean cosine with partners", rangemode="tozero")
     fig.update_layout(
         coloraxis={
-            "colorscale": "Viridis",
+            "colorscale": "Cividis",
             "cmin": 0,
             "cmax": 1,
             "colorbar": {"title": "IoU of firing"},

@@ -91,7 +91,18 @@ class PairwiseReport(Report):
         if not by_chance or by_chance[0] is None:
             return " ".join(found)
         most = " at most" if max(self.latents["n_others"]) > 1 else ""
-        return f"{' '.join(found)} By chance it would be{most} {by_chance[0]:.1%}."
+        said = f"{' '.join(found)} By chance it would be{most} {by_chance[0]:.1%}."
+        return said + self._no_better_than_chance()
+
+    def _no_better_than_chance(self) -> str:
+        by_chance = [row.dcs for row in self.chance if row.null == "covariance"]
+        within = [p.dcs for p in self.pairs if self.groups[p.a] == self.groups[p.b]]
+        if not by_chance or by_chance[0] is None or not within or max(within) > by_chance[0]:
+            return ""
+        return (
+            " No two dictionaries are more alike than random directions with the activations' "
+            "covariance: train longer, or with a larger learning rate."
+        )
 
     def _found(self, group: str, members: Sequence[SAESummary]) -> str:
         found = [found_everywhere(sae.name, self.latents) for sae in members]

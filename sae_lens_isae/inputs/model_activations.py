@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -94,6 +95,28 @@ def from_model(
 
     description = f"{model_name} at {metadata.hook_name} on {text}"
     return ActivationSource(n_samples, sae.cfg.d_in, description, chunks, tokens_seen, load)
+
+
+def with_model(
+    source: ActivationSource,
+    sae: SAE[Any],
+    model_name: str | None = None,
+    device: str = "cpu",
+    *,
+    trust_remote_code: bool = False,
+) -> ActivationSource:
+    """Activations that are there, with the model that they are of: it says what latents promote.
+
+    Args:
+        sae: Whose metadata name the model and where the activations are.
+        model_name: In place of the one in the metadata.
+    """
+
+    @cache
+    def load() -> HookedRootModule:
+        return load_shared_model([sae], model_name, device, trust_remote_code=trust_remote_code)[1]
+
+    return replace(source, model=load)
 
 
 def text_store(

@@ -176,7 +176,10 @@ def load_pretrained(release: str, sae_id: str, device: str = "cpu") -> SAE[Any]:
 
 
 def labels(names: list[str]) -> list[str]:
-    """Names without the folder that all of them share, numbered where they repeat."""
+    """Names without the folder that all of them share, numbered where they repeat; of a single
+    folder that is named from the root its last two parts."""
+    if len(names) == 1 and Path(names[0]).is_absolute():
+        return ["/".join(Path(names[0]).parts[-2:]).lstrip("/")]
     # folders given in both ways, relative and absolute, have no folder in common to leave out
     mixed = len({Path(name).is_absolute() for name in names}) > 1
     several = len(names) > 1 and not mixed

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import pandas as pd
 import plotly.graph_objects as go
-from plotly.colors import qualitative
 
 from sae_lens_isae.recoding.results import RecodedSAE
+from sae_lens_isae.report.style import curve, hover
 
 _DASHES = ("solid", "dash", "dot", "dashdot")
 
@@ -16,21 +17,20 @@ _DASHES = ("solid", "dash", "dot", "dashdot")
 def lines(saes: Sequence[RecodedSAE], what: str, x: str, y: str, log: bool = False) -> go.Figure:
     """A line per method, dashed by SAE."""
     fig = go.Figure()
-    colours: dict[str, str] = {}
-    for dash, sae in enumerate(saes):
+    methods: dict[str, int] = {}
+    for dash, sae in zip(itertools.cycle(_DASHES), saes, strict=False):
         table: pd.DataFrame | None = getattr(sae, what)
         if table is None:
             continue
         for method, of_method in table.groupby("method", sort=False):
-            colour = colours.setdefault(
-                str(method), qualitative.Plotly[len(colours) % len(qualitative.Plotly)]
-            )
+            number = methods.setdefault(str(method), len(methods))
             fig.add_scatter(
                 x=of_method[x],
                 y=of_method[y],
                 name=f"{sae.name}, {method}",
                 mode="lines+markers",
-                line={"color": colour, "dash": _DASHES[dash % len(_DASHES)]},
+                hovertemplate=hover(x, y.replace("_", " ")),
+                **curve(number, dash),
             )
     fig.update_xaxes(title=x, type="log" if log else "linear")
     fig.update_yaxes(title=y.replace("_", " "), rangemode="tozero")
@@ -44,6 +44,7 @@ def robustness(saes: Sequence[RecodedSAE]) -> go.Figure:
         fig.add_histogram(
             x=sae.latents["picked_by_all"],
             name=sae.name,
+            hovertemplate=hover("share of samples", "share of latents"),
             histnorm="probability",
             xbins={"start": 0, "end": 1.05, "size": 0.05},
             opacity=0.6,

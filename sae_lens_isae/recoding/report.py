@@ -68,7 +68,7 @@ class RecodingReport(Report):
     def tables(self) -> list[Table]:
         return [
             tables.methods_table(self.saes),
-            tables.ablation_table(self.saes),
+            tables.ablation_table(self.saes, self.settings),
             tables.robust_table(self.saes),
         ]
 
@@ -83,9 +83,12 @@ class RecodingReport(Report):
 
     @override
     def sections(self) -> list[Section]:
+        more = tables.more_tables(self.saes, self.settings)
+        methods, ablated, robust = self.tables()
         folded = [
             Section(table.title, [table], folded=True)
-            for table in (*tables.more_tables(self.saes, self.settings), cost_table(self.saes))
+            for table in (methods, ablated, *more, cost_table(self.saes))
+            if table.rows
         ]
         return [
             Section(
@@ -102,7 +105,7 @@ class RecodingReport(Report):
                     ),
                 ],
             ),
-            Section("What was coded", [self._about(), *self.tables(), self.notes()]),
+            Section("What was coded", [self._about(), robust, self.notes()]),
             *self._ablation(),
             *self._latents(),
             *folded,
@@ -151,6 +154,7 @@ class RecodingReport(Report):
                     "as long as this one's.",
                     lines(self.saes, "ablation", "features", "breaking_rate"),
                 ],
+                folded=len(self.settings.ablation_k) == 1,
             )
         ]
 

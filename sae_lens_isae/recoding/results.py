@@ -39,7 +39,7 @@ class RecodeSettings:
         """The same with what costs most cut down: a first look."""
         return replace(
             self,
-            gd_samples=16,
+            gd_samples=16 if self.gd_samples is None else self.gd_samples,
             gd_starts=1,
             noise_levels=(0.1, 0.5),
             decoder_k=(8, 32),

@@ -180,8 +180,9 @@ def _decoder_pair_table(saes: Saes) -> Table:
     )
 
 
-def ablation_table(saes: Saes, features: int = 5) -> Table:
-    """Table 7."""
+def ablation_table(saes: Saes, settings: RecodeSettings) -> Table:
+    """Table 7, for five features where these were ablated."""
+    features = 5 if 5 in settings.ablation_k else next(iter(settings.ablation_k), 0)
     rows: list[list[str]] = []
     for sae in saes:
         if sae.ablation is None:
@@ -279,7 +280,7 @@ def shared_picks(sae: RecodedSAE) -> float:
     return float(shared / sae.latents["n_encoder"].sum())
 
 
-def robust_features(sae: RecodedSAE, n: int = 10) -> Table:
+def robust_features(sae: RecodedSAE, n: int = 5) -> Table:
     """The features that the algorithms agree on most, of those that the encoder uses often; those
     that fire on a template of prompts are left out."""
     often = _off_template(sae).head(n)
@@ -301,7 +302,7 @@ def robust_features(sae: RecodedSAE, n: int = 10) -> Table:
     )
 
 
-def robust_prompts(sae: RecodedSAE, n: int = 10) -> Table:
+def robust_prompts(sae: RecodedSAE, n: int = 5) -> Table:
     """The prompts on which these features are strongest; no rows where there are no prompts."""
     title, headers = f"What they fire on: {sae.name}", ("latent", "strongest on")
     if "prompts" not in sae.latents:

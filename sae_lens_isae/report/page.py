@@ -1,7 +1,9 @@
-"""One self-contained HTML page: it opens from disk without a network."""
+"""HTML pages that open from disk without a network, by themselves or sharing one script."""
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -11,11 +13,27 @@ from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from sae_lens_isae.files import write_whole
 from sae_lens_isae.report.browser import Browser
+from sae_lens_isae.report.made import made_with
+from sae_lens_isae.report.style import TEMPLATE
 from sae_lens_isae.report.tables import Table
 
-Part = str | list[str] | Table | Browser | go.Figure
-"""A paragraph, a bulleted list, a table, a table that can be searched, or a plot."""
+PLOTLY_FILENAME = "plotly.min.js"
+"""Plotly's script for all pages of a folder, in its folders too."""
+
+
+class Card(NamedTuple):
+    """Another page and its answer."""
+
+    address: str
+    title: str
+    answer: str
+
+
+Part = str | list[str] | Table | Browser | Card | go.Figure
+"""A paragraph, a bulleted list, a table, a table that can be searched, a way to another page, or a
+plot."""
 
 
 class Section(NamedTuple):
@@ -33,17 +51,47 @@ def numbers_section(words: Mapping[str, str]) -> Section:
     return Section("The numbers", [lines], folded=True)
 
 
-def write_page(path: Path, title: str, answer: str, sections: Sequence[Section]) -> None:
-    """Write a page, the answer on top. All text is escaped."""
+def write_page(
+    path: Path, title: str, answer: str, sections: Sequence[Section], script: Path | None = None
+) -> None:
+    """Write a page, the answer on top. All text is escaped.
+
+    Args:
+        script: Plotly's, which the page then refers to in place of holding it.
+    """
     has_browser = any(isinstance(part, Browser) for section in sections for part in section.parts)
     text = _TEMPLATES.get_template("page.html.j2").render(
         title=title,
         answer=answer,
         sections=sections,
         has_browser=has_browser,
-        plotly=Markup(get_plotlyjs()),
+        made=made_with(),
+        plotly=None if script else Markup(get_plotlyjs()),
+        script=script and Path(os.path.relpath(script, path.parent)).as_posix(),
     )
     path.write_text(text, encoding="utf-8")
+
+
+def write_script(folder: Path) -> Path:
+    """Write Plotly's script for the pages of a folder; `shared_script` finds it."""
+    script = folder / PLOTLY_FILENAME
+    write_whole(script, lambda scratch: scratch.write_text(get_plotlyjs(), encoding="utf-8"))
+    return script
+
+
+def shared_script(page: Path) -> Path | None:
+    """Plotly's script of the folder that a page's folder is in, if one was written there."""
+    script = page.parent.parent / PLOTLY_FILENAME
+    return script if script.is_file() else None
+
+
+def whole_page(path: Path) -> str:
+    """The text of a page that can leave its folder: with its script in it."""
+    text = path.read_text(encoding="utf-8")
+    return _SCRIPT.sub(lambda _: f"<script>{get_plotlyjs()}</script>", text, count=1)
+
+
+_SCRIPT = re.compile(rf'<script src="[^"]*{re.escape(PLOTLY_FILENAME)}"></script>')
 
 
 def html_fragment(parts: Sequence[Part]) -> str:
@@ -52,7 +100,7 @@ def html_fragment(parts: Sequence[Part]) -> str:
 
 
 def _figure_html(figure: go.Figure) -> Markup:
-    figure.update_layout(template="plotly_white", height=420, margin={"t": 50, "r": 20})
+    figure.update_layout(template=TEMPLATE)
     return Markup(figure.to_html(full_html=False, include_plotlyjs=False))
 
 
@@ -63,6 +111,8 @@ def _kind(part: Part) -> str:
         return "table"
     if isinstance(part, Browser):
         return "browser"
+    if isinstance(part, Card):
+        return "card"
     return "list" if isinstance(part, list) else "figure"
 
 

@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from rich.console import Console
 
 from sae_lens_isae.files import write_whole
-from sae_lens_isae.report.page import Section, html_fragment, write_page
+from sae_lens_isae.report.page import Section, html_fragment, shared_script, write_page
 from sae_lens_isae.report.tables import Table, print_table
 
 _PRINTED_WIDTH = 100
@@ -71,6 +71,12 @@ class Report(ABC):
         return html_fragment([self.summary(), *self.tables(), list(self.notes())])
 
     def to_html(self, path: str | Path) -> None:
-        """Write the page, one file that opens from disk without a network."""
+        """Write the page, which opens from disk without a network.
+
+        It is one file, unless its folder is one of several that share Plotly's script.
+        """
         title, answer, sections = self.title, self.summary(), self.sections()
-        write_whole(Path(path), lambda scratch: write_page(scratch, title, answer, sections))
+        script = shared_script(Path(path))
+        write_whole(
+            Path(path), lambda scratch: write_page(scratch, title, answer, sections, script)
+        )

@@ -14,7 +14,18 @@ from isae_cli.app import app, main
 from isae_cli.progress import lines_instead_of_bars
 from tests.conftest import complaint, isae, run_python
 
-COMMANDS = ["demo", "cache", "train", "pairwise", "audit", "consensus", "recode", "bench", "upload"]
+COMMANDS = [
+    "demo",
+    "cache",
+    "train",
+    "report",
+    "pairwise",
+    "audit",
+    "consensus",
+    "recode",
+    "bench",
+    "upload",
+]
 ISAE = [sys.executable, "-c", "from isae_cli.app import main; main()"]
 
 

@@ -62,7 +62,7 @@ def test_saes_are_given_as_one_likes(tmp_path):
     folder = tmp_path / "x" / "seed_0"
     sae.save_inference_model(folder)
     assert list(named_saes(sae)) == ["SAE"]
-    assert list(named_saes(folder)) == list(named_saes(str(folder))) == [str(folder)]
+    assert list(named_saes(folder)) == list(named_saes(str(folder))) == ["x/seed_0"]
     assert list(named_saes([sae, sae])) == ["0", "1"]
     found = named_saes({"loaded": sae, "named": folder})
     assert found["loaded"] is sae

@@ -123,3 +123,21 @@ def test_bad_files_of_prompts(tmp_path, text, message):
 def test_prompts_that_come_with_the_package():
     prompts = load_prompts(DEFAULT_PROMPTS)
     assert len({p.text for p in prompts}) == len(prompts) > 500
+
+
+def test_what_is_taken_away_by_chance_is_as_long_as_the_own(prompted, model):
+    atoms = unit_atoms(9, D_IN, 0).float()
+    own = PromptedModel(model, prompted.tokens, prompted.unchanged().token)
+    x = own.activations(HOOK)
+    dense = 2 * torch.randn(12, 9, generator=torch.Generator().manual_seed(0))
+    codes = SparseCodes.from_dense(dense)
+    # ten times another sample's code points where that does, and is cut to the length of the own
+    others = SparseCodes.from_dense(10 * dense.roll(1, 0))
+    found = ablate(own, HOOK, torch.arange(12), x, others, atoms, (3,), as_long_as=codes)
+    broken = []
+    for i in range(12):
+        taken = others.largest(3).decode(atoms)[i]
+        length = codes.largest(3).decode(atoms)[i].norm()
+        logits, _ = by_hand(model, own.tokens[i], x[i] - taken / taken.norm() * length)
+        broken.append(int(logits.argmax() != own.answers[i]))
+    assert found.breaking_rate.item() == pytest.approx(sum(broken) / 12)

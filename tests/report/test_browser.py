@@ -4,20 +4,18 @@ opened and downloaded, on a screen and on a phone."""
 from __future__ import annotations
 
 import csv
-import os
-import shutil
 
 import pytest
 import torch
-from playwright.sync_api import sync_playwright
 
 from sae_lens_isae import audit, pairwise_identifiability
+from sae_lens_isae.identifiability.latents import TRUST
 from sae_lens_isae.inputs.activation_source import ActivationSource
+from sae_lens_isae.inputs.model_activations import from_model
 from sae_lens_isae.inputs.token_text import TokenText
+from sae_lens_isae.report.page import whole_page, write_script
 from tests.conftest import D_IN, D_SAE, isae_config, make_sae
 
-_NAMES = ("chromium", "chromium-browser", "google-chrome")
-CHROMIUM = next((path for name in _NAMES if (path := shutil.which(name))), None)
 N = 96
 HOSTILE = "<script>window.hurt = 1</script>"
 
@@ -45,40 +43,6 @@ def report(saes):
     text = TokenText(torch.arange(N).reshape(-1, 16), torch.arange(N), strings)
     source = ActivationSource(N, D_IN, "activations", lambda: iter([x]), lambda: text)
     return pairwise_identifiability(saes, source, n_oracle_samples=8, progress=False)
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    if CHROMIUM is None:
-        if os.environ.get("CI"):
-            pytest.fail("there is no Chromium on this machine")
-        pytest.skip("needs Chromium")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def opened(chromium):
-    """Opens a page, and sees to it that nothing goes wrong on it and nothing is fetched."""
-    said: list[str] = []
-    contexts = []
-
-    def open_page(path, **settings):
-        context = chromium.new_context(**settings)
-        contexts.append(context)
-        page = context.new_page()
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.on("console", lambda m: said.append(m.text) if m.type == "error" else None)
-        page.on("request", lambda r: None if r.url == path.as_uri() else said.append(r.url[:80]))
-        page.goto(path.as_uri())
-        return page
-
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert [line for line in said if not line.startswith(("blob:", "data:"))] == []
 
 
 def rows(page):
@@ -140,7 +104,8 @@ def test_what_is_searched_is_the_tokens(report, opened, tmp_path):
         for latent in range(D_SAE)
         if report.contexts("a", latent).token.str.contains("w7").any()
     ]
-    assert [int(row[0][2:]) for row in found] == wanted[:25]
+    order = report.latents.query("sae == 'a'").set_index("latent").trust.map(TRUST.index)
+    assert [int(row[0][2:]) for row in found] == sorted(wanted, key=lambda i: (order[i], i))[:25]
     # tokens are text, whatever they look like
     page.get_by_label("search").fill("window.hurt")
     assert rows(page)
@@ -180,3 +145,45 @@ def test_the_audit_has_its_answer_on_top(saes, opened, tmp_path):
     page = opened(tmp_path / "audit.html", viewport={"width": 390, "height": 800})
     assert page.locator(".answer").inner_text() == report.summary()
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_a_page_that_lost_its_script_says_so(saes, opened, tmp_path):
+    write_script(tmp_path)
+    report = audit(saes, torch.randn(80, D_IN), progress=False)
+    (tmp_path / "audit").mkdir()
+    report.to_html(tmp_path / "audit" / "audit.html")
+    assert (tmp_path / "audit" / "audit.html").stat().st_size < 1e6
+    page = opened(tmp_path / "audit" / "audit.html")
+    assert page.locator(".main-svg").count() > 0
+    assert not page.locator("#no-plots").is_visible()
+    (tmp_path / "alone").mkdir()
+    (tmp_path / "alone" / "page.html").write_text(whole_page(tmp_path / "audit" / "audit.html"))
+    assert opened(tmp_path / "alone" / "page.html").locator(".main-svg").count() > 0
+
+
+def test_latents_of_an_audit_and_what_they_promote(saes, tiny_model, opened, tmp_path):
+    for sae in saes.values():
+        sae.cfg.metadata.hook_name = "model.layers.1"
+        sae.cfg.metadata.model_name = str(tiny_model[0])
+        sae.cfg.metadata.model_class_name = "AutoModelForCausalLM"
+        sae.cfg.metadata.dataset_path = str(tiny_model[1])
+        sae.cfg.metadata.context_size = 16
+        sae.cfg.metadata.prepend_bos = True
+    source = from_model(saes["a"], 200)
+    report = audit({"a": saes["a"]}, source, progress=False)
+    report.to_html(tmp_path / "audit.html")
+    page = opened(tmp_path / "audit.html")
+    page.get_by_text("Latents", exact=True).click()
+    page.get_by_role("button", name="cosine").click()
+    shown = [float(row[3]) for row in rows(page)]
+    nearest = report.shown.latents["a"]["nearest_cosine"]
+    assert shown == pytest.approx(nearest.nlargest(25).tolist(), abs=6e-4)
+    page.locator("table.latents tbody button").first.click()
+    latent = int(page.locator("table.latents tbody button").first.inner_text()[2:])
+    ((raised, lowered),) = report.shown.promoted["a"].of([latent])
+    said = page.locator(".promoted").inner_text()
+    assert said.splitlines() == [
+        "promotes " + " · ".join(raised),
+        "suppresses " + " · ".join(lowered),
+    ]
+    assert page.locator(".side mark").count() > 0

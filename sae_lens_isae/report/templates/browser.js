@@ -12,7 +12,7 @@ for (const root of document.querySelectorAll(".browser")) {
     ...data.columns,
     { name: "active_on", label: "most active on", title: "tokens of its largest activations", digits: 0 },
   ];
-  const state = { sae: 0, word: "all", query: "", sort: "latent", down: false, page: 0, open: null };
+  const state = { sae: 0, word: "all", query: "", sort: WORD || "latent", down: false, page: 0, open: null };
 
   const make = (tag, text, parent, attributes = {}) => {
     const node = document.createElement(tag);
