@@ -94,7 +94,11 @@ class Cell:
         cls, settings = _VARIANTS[self.variant]
         sizes = {"d_in": d_in, "d_sae": self.d_sae, "k": self.k}
         normalization = {"normalize_activations": "expected_average_only_in"}
-        return cls(**{**sizes, **normalization, **settings, **self.sae})
+        mean: dict[str, Any] = {}
+        if self.averaged:
+            first = self.n_steps - int(self.averaged * self.n_steps)
+            mean = {"average_from": first, "average_until": self.n_steps}
+        return cls(**{**sizes, **normalization, **mean, **settings, **self.sae})
 
     def trainer_config(self, device: str) -> SAETrainerConfig:
         """The schedule for language models, at this learning rate."""
@@ -170,29 +174,10 @@ def train_sae(cell: Cell, number: int, rows: torch.Tensor, out: Path) -> None:
     if cell.outside is not None:
         outside = Outside(rows, cell.outside)
         batches = (outside.removed_from(batch) for batch in batches)
-    if cell.averaged:
-        batches = _averaging(batches, sae, cell)
     if cell.arip_ramp:
         batches = _ramping(batches, sae, cell)
     SAETrainer(cell.trainer_config(device), sae, batches).fit()
     sae.save_inference_model(out)
-
-
-def _averaging(batches: Iterator[torch.Tensor], sae: torch.nn.Module, cell: Cell) -> Any:
-    """The same batches; before the last, whose learning rate is nearly 0, the weights become their
-    mean over the last steps."""
-    n_averaged = int(cell.averaged * cell.n_steps)
-    before = _NORM_BATCHES + cell.n_steps - n_averaged
-    means: list[torch.Tensor] = []
-    for number, batch in enumerate(batches):
-        weights = [parameter.data for parameter in sae.parameters()]
-        if number == before:
-            means = [weight.clone() for weight in weights]
-        elif means:
-            torch._foreach_lerp_(means, weights, 1 / (number - before + 1))
-        if number == before + n_averaged - 1:
-            torch._foreach_copy_(weights, means)
-        yield batch
 
 
 def _ramping(batches: Iterator[torch.Tensor], sae: torch.nn.Module, cell: Cell) -> Any:

@@ -17,6 +17,7 @@ from sae_lens.saes.topk_sae import TopK
 from torch.nn.functional import normalize
 from typing_extensions import override
 
+from sae_lens_isae.architectures.averaging import WeightAverage
 from sae_lens_isae.architectures.dead_latents import DeadLatentSlots, dead_latent_loss
 from sae_lens_isae.architectures.isae_config import ISAESAEConfig, ISAETrainingSAEConfig
 from sae_lens_isae.architectures.non_finite import NonFiniteWatch
@@ -94,6 +95,9 @@ class ISAETrainingSAE(LossTermsMixin, TopKTrainingSAE):
         # homogeneity in x - b, and with it the stateless form of the recipe, needs it to stay 0
         self.b_enc.requires_grad_(False)
         self.build_loss_terms(LOSS_TERMS)
+        self.weight_average = (
+            WeightAverage(dict(self.named_parameters())) if cfg.average_until else None
+        )
         self._bias_is_set = False
         self._optimizer_is_known = False
         self._optimizer_changes = OptimizerChanges()
@@ -294,8 +298,19 @@ class ISAETrainingSAE(LossTermsMixin, TopKTrainingSAE):
             self.resample(dead, joined(step_input.sae_in))
         if dead is not None:
             self._slots.update(dead)
+        if self.weight_average is not None:
+            self.average_weights(self.weight_average)
         self.n_steps += 1
         self.prepare_terms(step_input.sae_in)
+
+    def average_weights(self, average: WeightAverage) -> None:
+        """Count the weights before a step, and before the last one let them be their mean."""
+        first, last = self.cfg.average_from, self.cfg.average_until - 1
+        if first <= self.n_steps <= last:
+            parameters = dict(self.named_parameters())
+            average.add(parameters, self.n_steps - first + 1)
+            if self.n_steps == last:
+                average.put_into(parameters)
 
     @torch.no_grad()
     def initialize_bias(self, activations: Float[torch.Tensor, "batch d_in"]) -> None:

@@ -197,10 +197,10 @@ class LossTermsMixin(TrainingSAE[Any]):
 
 
 def drop_training_state(state_dict: dict[str, Any]) -> None:
-    """Remove step counter and running statistics from a state dict, in place."""
+    """Remove step counter, running statistics and means from a state dict, in place."""
     for key in [key for key in state_dict if _is_training_state(key)]:
         del state_dict[key]
 
 
 def _is_training_state(key: str) -> bool:
-    return key == "_extra_state" or key.startswith("loss_terms.")
+    return key == "_extra_state" or key.startswith(("loss_terms.", "weight_average."))

@@ -22,6 +22,9 @@ from sae_lens_isae.report.page import Section, numbers_section
 from sae_lens_isae.report.report import Report
 from sae_lens_isae.report.tables import Table
 
+_TABLES = ("latents", "latents_by_chance", "picks")
+"""Too long for JSON data."""
+
 
 @dataclass(frozen=True, repr=False, kw_only=True)
 class RecodingReport(Report):
@@ -55,13 +58,16 @@ class RecodingReport(Report):
 
     @override
     def summary(self) -> str:
-        said = [
-            f"{sae.name}: {tables.shared_picks(sae):.1%} of the encoder's picks are shared by OMP "
-            f"and IHT, and {tables.n_robust(sae)} of {len(sae.latents)} latents in use are robust"
-            + (f" ({n} more fire on one template of prompts)." if n else ".")
-            for sae in self.saes
-            for n in (tables.n_on_template(sae),)
-        ]
+        said: list[str] = []
+        for sae in self.saes:
+            on_template = tables.n_on_template(sae)
+            besides = f"; {on_template} more fire on one template of prompts" if on_template else ""
+            said.append(
+                f"{sae.name}: {tables.shared_picks(sae.latents):.1%} of the encoder's picks are "
+                f"shared by OMP and IHT (by chance {tables.shared_picks(sae.latents_by_chance):.1%}"
+                f"), and {tables.n_robust(sae)} of {len(sae.latents)} latents in use are robust "
+                f"(by chance {tables.n_robust_by_chance(sae)}{besides})."
+            )
         return " ".join(said)
 
     @override
@@ -165,7 +171,7 @@ class RecodingReport(Report):
             fields: dict[str, Any] = {}
             for name, value in vars(sae).items():
                 if isinstance(value, pd.DataFrame):
-                    if name not in ("latents", "picks"):
+                    if name not in _TABLES:
                         fields[name] = json_records(value)
                 else:
                     fields[name] = value

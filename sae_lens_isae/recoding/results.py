@@ -93,6 +93,8 @@ class RecodedSAE:
     """Per method and number of `features`; None without prompts that the model answers."""
     latents: pd.DataFrame
     """Per latent that the encoder uses, see `LatentPicks`; of prompts also `template_shares`."""
+    latents_by_chance: pd.DataFrame
+    """The same where the other algorithms coded another sample."""
     picks: pd.DataFrame
     """Per latent and method, see `LatentPicks`."""
     notes: list[str]

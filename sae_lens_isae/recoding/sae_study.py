@@ -176,12 +176,16 @@ class SAEStudy:
             )
         return codes
 
-    def _picks(self, codes: Mapping[str, list[SparseCodes]]) -> dict[str, pd.DataFrame]:
+    def _picks(self, codes: Mapping[str, list[SparseCodes]]) -> dict[str, Any]:
         others = {name: starts[0] for name, starts in codes.items() if name != ENCODER.name}
         agreeing = [algorithm.name for algorithm in _AGREEING]
         found = latent_picks(self._samples.codes, others, agreeing)
+        by_chance = latent_picks(
+            self._samples.codes, {name: others[name].rolled() for name in agreeing}, agreeing
+        )
+        found = {**found._asdict(), "latents_by_chance": by_chance.latents}
         if self._prompted is None or not self._prompted.prompts:
-            return found._asdict()
+            return found
         prompts = self._prompted.prompts
         templates = templates_of(prompts)
         of_templates = template_shares(
@@ -189,7 +193,7 @@ class SAEStudy:
             [templates[row] for row in self._order],
             [prompts[row].text for row in self._order],
         )
-        return found._replace(latents=found.latents.merge(of_templates, on="latent"))._asdict()
+        return {**found, "latents": found["latents"].merge(of_templates, on="latent")}
 
     def _agreement(self, codes: Mapping[str, list[SparseCodes]]) -> pd.DataFrame:
         rows: list[dict[str, Any]] = []
@@ -332,7 +336,7 @@ class SAEStudy:
             hook,
             self._order[rows],
             self._samples.x[at],
-            own.pick(torch.arange(len(at), device=at.device).roll(1)),
+            own.rolled(),
             self._linear.atoms,
             self._settings.ablation_k,
             self._label(f"ablation, {BY_CHANCE}"),

@@ -65,5 +65,5 @@ def shown_latents(
     for part in torch.arange(len(rows)).split(_BATCH):
         at = part.to(codes.indices.device)
         examples.add(codes.pick(at).to_dense(), rows[part])
-    latents: pd.DataFrame = sae.latents.assign(kind=kind_of_latents(sae))
+    latents: pd.DataFrame = sae.latents.assign(kind=kind_of_latents(sae.latents))
     return ShownSAE(name=sae.name, latents=latents, examples=examples, promoted=promoted)

@@ -227,7 +227,9 @@ def robust_table(saes: Saes) -> Table:
             f"in {_AT_LEAST}+",
             f"robust ({_MANY:.0%})",
             "on a template",
+            "robust by chance",
             "shared picks",
+            "by chance",
         ],
         [
             [
@@ -236,7 +238,9 @@ def robust_table(saes: Saes) -> Table:
                 str(len(_often(sae))),
                 str(n_robust(sae)),
                 str(n_on_template(sae)),
-                f"{shared_picks(sae):.1%}",
+                str(n_robust_by_chance(sae)),
+                f"{shared_picks(sae.latents):.1%}",
+                f"{shared_picks(sae.latents_by_chance):.1%}",
             ]
             for sae in saes
         ],
@@ -246,20 +250,24 @@ def robust_table(saes: Saes) -> Table:
 def n_robust(sae: RecodedSAE) -> int:
     """Latents that all agreeing algorithms nearly always pick where the encoder does, of those that
     it uses often; those that fire on a template of prompts are left out."""
-    return int((kind_of_latents(sae) == "robust").sum())
+    return int((kind_of_latents(sae.latents) == "robust").sum())
+
+
+def n_robust_by_chance(sae: RecodedSAE) -> int:
+    """The same where the other algorithms coded another sample; of whatever template."""
+    return int((kind_of_latents(sae.latents_by_chance) == "robust").sum())
 
 
 def n_on_template(sae: RecodedSAE) -> int:
     """Latents that would be robust, and fire on a template rather than on what it says."""
-    return int((kind_of_latents(sae) == "on a template").sum())
+    return int((kind_of_latents(sae.latents) == "on a template").sum())
 
 
 KINDS = ("robust", "on a template", "not robust", "seldom used")
 
 
-def kind_of_latents(sae: RecodedSAE) -> pd.Series:
+def kind_of_latents(latents: pd.DataFrame) -> pd.Series:
     """Of every latent that the encoder uses, which of `KINDS` it is."""
-    latents = sae.latents
     robust = latents["picked_by_all"] >= _MANY
     kind = pd.Series("not robust", index=latents.index)
     kind[robust] = "robust"
@@ -274,10 +282,10 @@ def _on_template(latents: pd.DataFrame) -> pd.Series:
     return latents["on_template"].astype(bool)
 
 
-def shared_picks(sae: RecodedSAE) -> float:
+def shared_picks(latents: pd.DataFrame) -> float:
     """Share of the encoder's picks that all agreeing algorithms make too."""
-    shared = (sae.latents["picked_by_all"] * sae.latents["n_encoder"]).sum()
-    return float(shared / sae.latents["n_encoder"].sum())
+    shared = (latents["picked_by_all"] * latents["n_encoder"]).sum()
+    return float(shared / latents["n_encoder"].sum())
 
 
 def robust_features(sae: RecodedSAE, n: int = 5) -> Table:

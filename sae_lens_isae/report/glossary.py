@@ -102,7 +102,8 @@ RECODE = {
     "features of another prompt are, as long as this one's.",
     "prob drop": "by how much the probability of the right answer falls, on average.",
     "robust": "latents that OMP and both IHT pick in 90% of the samples in which the encoder does, "
-    "of those that it uses in 5 or more; without those on a template.",
+    "of those that it uses in 5 or more; without those on a template. By chance: where the "
+    "algorithms coded another sample, of whatever template.",
     "on a template": "latents 90% of whose samples are prompts of one template, half or more of "
     "whose prompts they fire on: they may say no more than which template it is.",
 }

@@ -49,6 +49,10 @@ class SparseCodes:
         """Some of the samples."""
         return SparseCodes(self.indices[rows], self.values[rows], self.d_sae)
 
+    def rolled(self) -> SparseCodes:
+        """Every sample with the code of the one before it: what is shared then is so by chance."""
+        return SparseCodes(self.indices.roll(1, 0), self.values.roll(1, 0), self.d_sae)
+
     def largest(self, n: int) -> SparseCodes:
         """The n largest magnitudes of every sample."""
         places = self.values.abs().topk(min(n, self.values.shape[1]), dim=-1).indices

@@ -24,6 +24,7 @@ def folder(tiny_model, tmp_path):
 
 
 @needs_saebench
+@pytest.mark.slow
 def test_two_seeds_are_one_row_with_their_spread(folder, tiny_model):
     arguments = [
         "bench",

@@ -223,6 +223,7 @@ def test_bad_measuring_input_is_one_sentence(tmp_path, monkeypatch, capsys):
         assert not list(tmp_path.glob("*_report"))
 
 
+@pytest.mark.slow
 def test_pairwise_and_audit_write_their_reports(tmp_path):
     for seed, name in enumerate(("a", "b")):
         make_sae(isae_config("iSAE-ME"), seed).save_inference_model(tmp_path / name)

@@ -88,6 +88,7 @@ def test_what_makes_another_text(tiny_model, tmp_path):
     assert text_identity(str(tmp_path / "copy")) != changed
 
 
+@pytest.mark.slow
 def test_parts_of_a_study_belong_to_one_sae(tmp_path):
     """k = 3 and k = 6 of one dictionary have their own codes by OMP."""
     sae, x = make_sae(isae_config("AbsTopK")).eval(), torch.randn(40, D_IN)

@@ -21,7 +21,7 @@ from sae_lens_isae.recoding.algorithms import (
     algorithms,
     omp_without,
 )
-from sae_lens_isae.recoding.tables import more_tables
+from sae_lens_isae.recoding.tables import more_tables, shared_picks
 from tests.conftest import D_IN, D_SAE, Activations, isae_config, make_sae
 
 METHODS = algorithms((1, 2, 3))
@@ -236,3 +236,26 @@ def test_all_zero_activations_are_left_out_of_the_study():
     assert found.n_samples == alone.n_samples
     assert found.n_zero_rows == 30
     assert "30 all-zero activations are left out" in found.notes
+
+
+def test_what_is_shared_by_chance_is_shared_with_another_sample():
+    (found,) = recode({"a": jumprelu()}, activations(), QUICK, progress=False).saes
+    sae = jumprelu()
+    samples = Recoder(LinearSAE(sae)).encode(activations())
+    used = (samples.k > 0).nonzero()[:, 0]
+    order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(QUICK.seed))
+    samples = samples.pick(order[torch.isin(order, used)])
+    recoder = Recoder(LinearSAE(sae), QUICK.seed)
+    codes = {m.name: recoder.recode(m, samples)[0] for m in (OMP, IHT, IHT_ENCODER)}
+    supports = {
+        name: [set(i[v != 0].tolist()) for i, v in zip(c.indices, c.values, strict=True)]
+        for name, c in {**codes, "encoder": samples.codes}.items()
+    }
+    own = supports.pop("encoder")
+    for table, shift in ((found.latents, 0), (found.latents_by_chance, 1)):
+        others = [
+            set.intersection(*(s[i - shift] for s in supports.values())) for i in range(len(own))
+        ]
+        shared = sum(len(a & b) for a, b in zip(own, others, strict=True))
+        expected = shared / sum(map(len, own))
+        assert shared_picks(table) == pytest.approx(expected)

@@ -83,6 +83,16 @@ def test_it_is_written(kind, reports, tmp_path):
     assert "<b>" not in text
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_its_page_opens(kind, reports, opened, tmp_path):
+    reports[kind].to_html(tmp_path / "page.html")
+    page = opened(tmp_path / "page.html", viewport={"width": 390, "height": 800})
+    assert page.locator(".answer").inner_text() == " ".join(reports[kind].summary().split())
+    assert page.locator(".main-svg").count() > 0
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.screenshot(path=tmp_path / "page.png")
+
+
 def test_tables_of_latents_are_long_and_ids_are_integers(reports):
     pairwise, recoded = reports["pairwise"], reports["recode"]
     assert len(pairwise.latents) == 2 * D_SAE

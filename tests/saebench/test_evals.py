@@ -113,6 +113,7 @@ def test_core_before_and_after(tiny_model, two_saes, tmp_path):
     assert abs(before["l1"]) < after["l1"]
 
 
+@pytest.mark.slow
 def test_every_eval_and_saebenchs_own_plots(tiny_model, two_saes, tmp_path, few_texts, monkeypatch):
     import matplotlib
 

@@ -136,6 +136,7 @@ def command_line(tiny_model, folder, *flags, n_steps=30, **changes):
     return [*one_process(tiny_model, folder, n_steps, **settings), *map(str, flags)]
 
 
+@pytest.mark.slow
 def test_a_run_of_two_is_resumed_by_one(tiny_model, tmp_path):
     codes, said = ended(ranks(command_line(tiny_model, tmp_path / "two")))
     assert codes == [0, 0], said
