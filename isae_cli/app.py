@@ -64,7 +64,6 @@ def _common(
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")] = False,
 ) -> None:
-    # before any command imports tqdm
     if quiet or os.environ.get("RANK", "0") != "0":
         no_bars()
     elif not sys.stderr.isatty():

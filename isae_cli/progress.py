@@ -15,23 +15,25 @@ _SECONDS = 60
 
 
 def no_bars() -> None:
-    """Switch all bars off. To be called before anything else imports tqdm."""
-    import tqdm.auto
+    """Switch all bars off, also those that say themselves that they are shown."""
+    import tqdm.std
 
-    tqdm.auto.tqdm = type("tqdm", (tqdm.std.tqdm,), {"__init__": _disabled})
+    bars: Any = tqdm.std.tqdm
+    begin = bars.__init__
 
+    def disabled(bar: Any, *args: Any, **settings: Any) -> None:
+        begin(bar, *args, **{**settings, "disable": True})
 
-def _disabled(bar: Any, *args: Any, **settings: Any) -> None:
-    """Every bar, also one that says itself that it is shown."""
-    super(type(bar), bar).__init__(*args, **{**settings, "disable": True})
+    bars.__init__ = disabled
 
 
 def lines_instead_of_bars() -> None:
-    """Print a line for each tenth of a bar. To be called before anything else imports tqdm."""
-    import tqdm.auto
+    """Print a line for each tenth of a bar."""
+    import tqdm.std
 
-    changed = {"display": _display, "close": _close}
-    tqdm.auto.tqdm = type("tqdm", (tqdm.std.tqdm,), changed)
+    # the class itself: whoever imported tqdm before has it already
+    bars: Any = tqdm.std.tqdm
+    bars.display, bars.close = _display, _close
 
 
 def _display(bar: Any, *_: Any, **__: Any) -> None:

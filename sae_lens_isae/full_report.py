@@ -7,6 +7,7 @@ was stopped.
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -32,6 +33,7 @@ from sae_lens_isae.recoding import RecodeSettings, prompted_model, recode
 from sae_lens_isae.report.page import PLOTLY_FILENAME, Card, Section, write_page, write_script
 from sae_lens_isae.report.report import Report
 from sae_lens_isae.report.tables import Table
+from sae_lens_isae.training.checkpoints import LATEST, Stopped
 from sae_lens_isae.training.runs import ACTIVATIONS_FILENAME, train
 from sae_lens_isae.training.seeds import Vary
 
@@ -170,19 +172,22 @@ class _FullReport:
         self._state["recipe"] = key
         self._keep()
         self._cfg.output_path = str(self._folder / _SAES)
-        checkpoints = self._folder / _CHECKPOINTS
-        self._cfg.checkpoint_path = str(checkpoints)
-        if checkpoints.is_dir() and any(checkpoints.iterdir()):
-            self._cfg.resume_from_checkpoint = "latest"
+        self._cfg.checkpoint_path = str(self._folder / _CHECKPOINTS / "run")
+        # where there is a checkpoint of an interrupted run
+        self._cfg.resume_from_checkpoint = LATEST
         start = time.perf_counter()
-        result = train(
-            self._cfg,
-            self._plan.n_seeds,
-            n_kept_activations=self._plan.n_activations,
-            vary=self._plan.vary,
-        )
+        try:
+            result = train(
+                self._cfg,
+                self._plan.n_seeds,
+                n_kept_activations=self._plan.n_activations,
+                vary=self._plan.vary,
+            )
+        except Stopped as error:
+            raise Stopped("training was stopped; the same command goes on from there") from error
         metrics = {trained.name: trained.metrics for trained in result.saes}
         self._finish("train", {"metrics": metrics}, start)
+        shutil.rmtree(self._folder / _CHECKPOINTS, ignore_errors=True)
 
     def _source(self, saes: dict[str, SAE[Any]]) -> ActivationSource:
         """The held-out activations, with the model that they are of."""

@@ -55,6 +55,7 @@ def from_model(
             "text (--text)": text,
             "hook_name in its metadata": metadata.hook_name,
             "context_size in its metadata": metadata.context_size,
+            "prepend_bos in its metadata": metadata.prepend_bos,
         }.items()
         if value is None
     ]

@@ -150,6 +150,22 @@ def test_quiet_has_no_bars():
     assert result.stderr == ""
 
 
+def test_bars_of_whoever_imported_them_before_are_changed_too():
+    """As where the package is imported before its command line."""
+    code = """
+import sys
+from tqdm.auto import tqdm
+from isae_cli import progress
+progress._LEAST_SECONDS = 0
+progress.{how}()
+list(tqdm(range(10), desc="Work", file=sys.stdout, mininterval=0))
+"""
+    assert run_python(code.format(how="no_bars")) == ""
+    lines = run_python(code.format(how="lines_instead_of_bars"))
+    assert "\r" not in lines
+    assert re.match(r"Work: 10%, 1 of 10 samples, \d\d:\d\d\n", lines)
+
+
 def test_every_command_is_registered_once():
     names = [command.callback.__name__ for command in app.registered_commands]
     assert names == COMMANDS
