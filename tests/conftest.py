@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+import tqdm.std
 
 if not torch.cuda.is_available():
     # before anything imports Triton, which looks once
@@ -37,6 +38,13 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """What is marked `gpu` needs one."""
     if item.get_closest_marker("gpu") and not torch.cuda.is_available():
         pytest.skip(NEEDS_GPU)
+
+
+@pytest.fixture(autouse=True)
+def bars_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command changes bars for its whole process, which here is that of all tests."""
+    for name in ("__init__", "display", "close"):
+        monkeypatch.setattr(tqdm.std.tqdm, name, getattr(tqdm.std.tqdm, name))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

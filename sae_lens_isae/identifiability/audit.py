@@ -117,6 +117,7 @@ def audit(
                 examples={run.name: run.examples for run in runs},
                 text=source.text(),
                 promoted=promoted_by_all(source, {run.name: run.linear for run in runs}),
+                neuronpedia_ids={n: sae.cfg.metadata.neuronpedia_id for n, sae in named.items()},
             ),
         )
 

@@ -44,6 +44,7 @@ class ShownLatents:
     examples: Mapping[str, LatentExamples]
     text: TokenText | None
     promoted: Mapping[str, PromotedTokens]
+    neuronpedia_ids: Mapping[str, str | None]
 
     def browser(self) -> Browser:
         """The table of the page."""
@@ -53,6 +54,7 @@ class ShownLatents:
                 latents=latents,
                 examples=self.examples[name],
                 promoted=self.promoted.get(name),
+                neuronpedia_id=self.neuronpedia_ids.get(name),
             )
             for name, latents in self.latents.items()
         ]

@@ -175,6 +175,13 @@ class RecodingReport(Report):
                         fields[name] = json_records(value)
                 else:
                     fields[name] = value
+            fields |= {
+                "shared_picks": tables.shared_picks(sae.latents),
+                "shared_picks_by_chance": tables.shared_picks(sae.latents_by_chance),
+                "n_robust": tables.n_robust(sae),
+                "n_robust_by_chance": tables.n_robust_by_chance(sae),
+                "n_on_template": tables.n_on_template(sae),
+            }
             saes.append(fields)
         own = {**vars(self), "saes": saes, "settings": asdict(self.settings)}
         del own["shown"]

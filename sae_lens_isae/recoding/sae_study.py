@@ -360,4 +360,5 @@ class SAEStudy:
         promoted = None
         if self._prompted is not None:
             promoted = promoted_tokens(self._prompted.model, self._hook, self._linear.atoms)
-        return shown_latents(found, self._samples.codes, self._order, promoted)
+        neuronpedia_id = self._linear.cfg.metadata.neuronpedia_id
+        return shown_latents(found, self._samples.codes, self._order, promoted, neuronpedia_id)

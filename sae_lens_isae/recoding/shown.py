@@ -54,6 +54,7 @@ def shown_latents(
     codes: SparseCodes,
     rows: Int[torch.Tensor, " samples"],
     promoted: PromotedTokens | None,
+    neuronpedia_id: str | None,
 ) -> ShownSAE:
     """One SAE of a page.
 
@@ -66,4 +67,10 @@ def shown_latents(
         at = part.to(codes.indices.device)
         examples.add(codes.pick(at).to_dense(), rows[part])
     latents: pd.DataFrame = sae.latents.assign(kind=kind_of_latents(sae.latents))
-    return ShownSAE(name=sae.name, latents=latents, examples=examples, promoted=promoted)
+    return ShownSAE(
+        name=sae.name,
+        latents=latents,
+        examples=examples,
+        promoted=promoted,
+        neuronpedia_id=neuronpedia_id,
+    )

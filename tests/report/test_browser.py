@@ -162,6 +162,7 @@ def test_a_page_that_lost_its_script_says_so(saes, opened, tmp_path):
 
 
 def test_latents_of_an_audit_and_what_they_promote(saes, tiny_model, opened, tmp_path):
+    saes["a"].cfg.metadata.neuronpedia_id = "gpt2-small/9-mine"
     for sae in saes.values():
         sae.cfg.metadata.hook_name = "model.layers.1"
         sae.cfg.metadata.model_name = str(tiny_model[0])
@@ -187,3 +188,5 @@ def test_latents_of_an_audit_and_what_they_promote(saes, tiny_model, opened, tmp
         "suppresses " + " · ".join(lowered),
     ]
     assert page.locator(".side mark").count() > 0
+    link = page.locator(".side").get_by_role("link").get_attribute("href")
+    assert link == f"https://www.neuronpedia.org/gpt2-small/9-mine/{latent}"
