@@ -30,6 +30,7 @@ from sae_lens_isae.inputs.identity import sae_identity
 from sae_lens_isae.inputs.model_activations import with_model
 from sae_lens_isae.inputs.saes import named_saes
 from sae_lens_isae.recoding import RecodeSettings, prompted_model, recode
+from sae_lens_isae.report.made import versions
 from sae_lens_isae.report.page import PLOTLY_FILENAME, Card, Section, write_page, write_script
 from sae_lens_isae.report.report import Report
 from sae_lens_isae.report.tables import Table
@@ -127,10 +128,14 @@ class _FullReport:
     def run(self) -> Path:
         write_script(self._folder)
         self._train()
-        saes = named_saes([str(path) for path in self._paths])
+        saes = named_saes([str(path) for path in self._paths], self._cfg.device)
         identities = {name: sae_identity(sae) for name, sae in saes.items()}
         source = self._source(saes)
-        settings = {"saes": list(identities.values()), "seed": self._plan.seed}
+        settings = {
+            "saes": list(identities.values()),
+            "seed": self._plan.seed,
+            "versions": list(versions()),
+        }
 
         def compared() -> PairwiseReport:
             return pairwise_identifiability(saes, source, seed=self._plan.seed)
@@ -195,7 +200,7 @@ class _FullReport:
         metadata = first.cfg.metadata
         file = self._folder / _SAES / ACTIVATIONS_FILENAME
         source = open_activations(str(file), None, metadata.hook_name, metadata.model_name)
-        return with_model(source, first)
+        return with_model(source, first, device=self._cfg.device)
 
     def _benched(self) -> Report:
         names = {path.name: path for path in self._paths}

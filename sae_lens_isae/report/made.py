@@ -22,10 +22,11 @@ def command() -> str:
 
 def made_with() -> str:
     """Time, versions and command, as a sentence."""
-    return f"{datetime.now():%Y-%m-%d %H:%M}, {', '.join(_versions())}: {command()}"
+    return f"{datetime.now():%Y-%m-%d %H:%M}, {', '.join(versions())}: {command()}"
 
 
-def _versions() -> Iterator[str]:
+def versions() -> Iterator[str]:
+    """Names and versions of the packages that numbers depend on."""
     for package in PACKAGES:
         # a checkout on the path is not an installed package
         with contextlib.suppress(PackageNotFoundError):
