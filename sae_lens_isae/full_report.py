@@ -116,7 +116,7 @@ class _FullReport:
         self._state_file = folder / STATE_FILENAME
         self._state: dict[str, Any] = {"parts": {}}
         if self._state_file.exists():
-            with explained(self._state_file, "is damaged", "remove it, and all is measured anew"):
+            with explained(self._state_file, "is damaged", "remove it, and all is done anew"):
                 self._state = json.loads(self._state_file.read_text(encoding="utf-8"))
         evals = plan.evals
         if evals is None:
