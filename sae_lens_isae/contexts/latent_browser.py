@@ -16,11 +16,11 @@ from sae_lens_isae.report.browser import Browser, Column
 
 FIRES = Column("firing_rate", "fires", "share of the activations on which the latent is not 0", 4)
 MAGNITUDE = Column("mean_magnitude", "|code|", "mean |code| where it is not 0", 2)
-CONTEXTS = (
+_CONTEXTS = (
     "Contexts: the largest activations of either sign, and some of middling size between them. "
     "Colour says the sign, the mark the token."
 )
-NO_CONTEXTS = (
+_NO_CONTEXTS = (
     "These activations come without tokens, so latents are shown with the numbers of samples. "
     "`isae train` and `isae cache` keep tokens beside activations, and where the model runs they "
     "are known."
@@ -42,6 +42,11 @@ class ShownSAE:
     `code_iou`, a row per latent."""
     promoted: PromotedTokens | None = None
     neuronpedia_id: str | None = None
+
+
+def about_contexts(text: TokenText | None) -> str:
+    """What a reader sees of the samples that a latent is active on."""
+    return _NO_CONTEXTS if text is None else _CONTEXTS
 
 
 def latent_browser(

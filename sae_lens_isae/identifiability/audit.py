@@ -264,12 +264,11 @@ class _Run:
 
     def latents(self) -> pd.DataFrame:
         """Numbers of every latent, for the page."""
-        active = self.counts.active.numpy()
         return pd.DataFrame(
             {
                 "latent": np.arange(self.linear.d_sae),
-                "firing_rate": active / self.counts.n_samples,
-                "mean_magnitude": self.counts.magnitude.numpy() / np.maximum(active, 1),
+                "firing_rate": self.counts.firing_rate,
+                "mean_magnitude": self.counts.mean_magnitude,
                 "nearest_cosine": self.nearest.cosine.numpy().astype(float),
                 "nearest": self.nearest.latent.numpy(),
             }

@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 from typing_extensions import override
 
 from sae_lens_isae.contexts.examples import LatentExamples
-from sae_lens_isae.contexts.latent_browser import CONTEXTS, NO_CONTEXTS, ShownSAE, latent_browser
+from sae_lens_isae.contexts.latent_browser import ShownSAE, about_contexts, latent_browser
 from sae_lens_isae.contexts.promoted import PromotedTokens
 from sae_lens_isae.files import write_json
 from sae_lens_isae.identifiability.audit_results import Audit, finite, theorem_dict
@@ -140,7 +140,7 @@ class AuditReport(Report):
         said = [
             "Open a latent to see what it is active on. Nearest is the other latent of the same "
             "SAE whose atom is most like its own; near 1 the two stand for one thing.",
-            CONTEXTS if self.shown.text is not None else NO_CONTEXTS,
+            about_contexts(self.shown.text),
         ]
         return [Section("Latents", [said[0], self.shown.browser(), said[1]], folded=True)]
 

@@ -35,6 +35,16 @@ class LatentCounts:
         self.magnitude: Float[torch.Tensor, " d_sae"] = torch.zeros(d_sae, dtype=torch.float64)
         """Sum of |code|."""
 
+    @property
+    def firing_rate(self) -> np.ndarray:
+        """Share of the samples in which each latent is not zero."""
+        return self.active.numpy() / self.n_samples
+
+    @property
+    def mean_magnitude(self) -> np.ndarray:
+        """Of each latent where it is not zero."""
+        return self.magnitude.numpy() / np.maximum(self.active.numpy(), 1)
+
     def add(self, codes: Float[torch.Tensor, "batch d_sae"]) -> None:
         """Count a batch."""
         self.n_samples += len(codes)
@@ -181,8 +191,8 @@ def _latents(
             "sae": name,
             "latent": np.arange(len(active)),
             "zero_atom": is_zero.cpu().numpy(),
-            "firing_rate": active / counts.n_samples,
-            "mean_magnitude": counts.magnitude.numpy() / np.maximum(active, 1),
+            "firing_rate": counts.firing_rate,
+            "mean_magnitude": counts.mean_magnitude,
         }
     )
 

@@ -6,18 +6,18 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 import plotly.graph_objects as go
 from typing_extensions import override
 
 from sae_lens_isae.contexts.examples import LatentExamples
-from sae_lens_isae.contexts.latent_browser import CONTEXTS, NO_CONTEXTS, ShownSAE, latent_browser
+from sae_lens_isae.contexts.latent_browser import ShownSAE, about_contexts, latent_browser
 from sae_lens_isae.contexts.promoted import PromotedTokens
 from sae_lens_isae.errors import InputError
 from sae_lens_isae.files import TableFormat, write_json, write_table
-from sae_lens_isae.identifiability.chance import TITLES, Chance, chance_table
+from sae_lens_isae.identifiability.chance import TITLES, Chance, Null, chance_table
 from sae_lens_isae.identifiability.code_agreement import CONFIDENCE
 from sae_lens_isae.identifiability.latents import TRUST, TRUST_CODE_IOU, UNIQUE_COSINE
 from sae_lens_isae.identifiability.pairwise_plots import (
@@ -87,17 +87,21 @@ class PairwiseReport(Report):
     def verdict(self) -> str:
         """How many latents another training run found, and how many it would by chance."""
         found = [self._found(*each) for each in by_group(self.saes, self.groups).items()]
-        by_chance = [row.found for row in self.chance if row.null == "covariance"]
-        if not by_chance or by_chance[0] is None:
+        by_chance = self._by_chance("covariance", "found")
+        if by_chance is None:
             return " ".join(found)
         most = " at most" if max(self.latents["n_others"]) > 1 else ""
-        said = f"{' '.join(found)} By chance it would be{most} {by_chance[0]:.1%}."
+        said = f"{' '.join(found)} By chance it would be{most} {by_chance:.1%}."
         return said + self._no_better_than_chance()
 
+    def _by_chance(self, null: Null, number: Literal["found", "dcs", "iou"]) -> float | None:
+        """A number by chance; None without it."""
+        return next((getattr(row, number) for row in self.chance if row.null == null), None)
+
     def _no_better_than_chance(self) -> str:
-        by_chance = [row.dcs for row in self.chance if row.null == "covariance"]
+        by_chance = self._by_chance("covariance", "dcs")
         within = [p.dcs for p in self.pairs if self.groups[p.a] == self.groups[p.b]]
-        if not by_chance or by_chance[0] is None or not within or max(within) > by_chance[0]:
+        if by_chance is None or not within or max(within) > by_chance:
             return ""
         return (
             " No two dictionaries are more alike than random directions with the activations' "
@@ -130,11 +134,11 @@ class PairwiseReport(Report):
         )
 
     def _chance_in_words(self) -> str:
-        dcs = [row.dcs for row in self.chance if row.null == "covariance"]
-        iou = [row.iou for row in self.chance if row.null == "other samples"]
-        if not dcs or not iou:
+        dcs = self._by_chance("covariance", "dcs")
+        iou = self._by_chance("other samples", "iou")
+        if dcs is None or iou is None:
             return ""
-        return f" By chance: DCS {dcs[0]:.3f}, IoU {iou[0]:.3f}."
+        return f" By chance: DCS {dcs:.3f}, IoU {iou:.3f}."
 
     def contexts(self, sae: str, latent: int) -> pd.DataFrame:
         """What a latent is active on, from its largest code to its smallest.
@@ -274,7 +278,7 @@ class PairwiseReport(Report):
             "doubtful: not found everywhere, or not together with its partners.",
             f"unique: no partner has a cosine of {UNIQUE_COSINE:.2f}. dead: never fires on these "
             "activations.",
-            CONTEXTS if self.text is not None else NO_CONTEXTS,
+            about_contexts(self.text),
         ]
 
     def to_dict(self) -> dict[str, Any]:

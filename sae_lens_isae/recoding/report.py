@@ -10,7 +10,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from typing_extensions import override
 
-from sae_lens_isae.contexts.latent_browser import CONTEXTS, NO_CONTEXTS
+from sae_lens_isae.contexts.latent_browser import about_contexts
 from sae_lens_isae.files import TableFormat, json_records, write_json, write_table
 from sae_lens_isae.recoding import tables
 from sae_lens_isae.recoding.cost import cost_table
@@ -144,7 +144,7 @@ class RecodingReport(Report):
             "robust: OMP and both IHT pick it in 90% of the samples in which the encoder does.",
             "on a template: so, but it fires on one template of prompts, and may say no more.",
             "seldom used: the encoder uses it in fewer than 5 samples.",
-            CONTEXTS if self.shown.text is not None else NO_CONTEXTS,
+            about_contexts(self.shown.text),
         ]
         return [Section("All latents in use", [self.shown.browser(), said], folded=True)]
 

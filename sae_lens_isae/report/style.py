@@ -19,19 +19,17 @@ pio.templates["isae"] = go.layout.Template(pio.templates["plotly_white"]).update
 TEMPLATE = "plotly_white+isae"
 
 
-def curve(number: int, dash: str | None = None, colour: int | None = None) -> dict[str, Any]:
+def curve(number: int, dash: str | None = None) -> dict[str, Any]:
     """Line and marker of one of several curves, by its number.
 
     A later curve is thinner, so that an earlier one with the same course shows on both sides.
 
     Args:
         dash: In place of the number's own.
-        colour: The number of the colour, in place of `number`.
     """
-    colour = number if colour is None else colour
     return {
         "line": {
-            "color": COLOURS[colour % len(COLOURS)],
+            "color": COLOURS[number % len(COLOURS)],
             "dash": dash or _DASHES[number // len(COLOURS) % len(_DASHES)],
             "width": max(_THINNEST, _WIDEST - number),
         },

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from typing import get_args
 
 import pytest
@@ -12,7 +15,7 @@ from isae_cli.bench import CodesChoice, DataChoice, EvalChoice
 from sae_lens_isae.evals.listed import DEFAULT_EVALS, EVALS
 from sae_lens_isae.evals.tasks import RequestedForm
 from sae_lens_isae.saebench.data import DataSource
-from tests.conftest import complaint, isae
+from tests.conftest import complaint
 from tests.saebench.conftest import STORIES, needs_saebench, save_sae
 
 
@@ -35,20 +38,18 @@ def test_two_seeds_are_one_row_with_their_spread(folder, tiny_model):
         "--data",
         "offline",
     ]
-    result = isae(
-        *arguments,
-        "--evals",
-        "core",
-        "ce_bench",
-        "--stories",
-        STORIES,
-        "--core-batches",
-        "1",
-        cwd=folder,
-    )
+    some = ["--evals", "core", "ce_bench", "--stories", STORIES, "--core-batches", "20"]
+    # bars that are done sooner than usual print a line as well
+    code = "from isae_cli import app, progress; progress._LEAST_SECONDS = 0; app.main({})"
+    result = subprocess.run(
+        [sys.executable, "-c", code.format([str(each) for each in [*arguments, *some]])],
+        capture_output=True, text=True, check=False, cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "2", "HF_HUB_OFFLINE": "1", "COLUMNS": "160"},
+    )  # fmt: skip
     assert result.returncode == 0, result.stderr[-3000:]
     assert "±" in result.stdout
     assert "core saw the non-negative form of seed_0, seed_1" in result.stdout
+    assert "Reconstruction Batches" in result.stderr
     assert {p.name for p in (folder / "bench_report").iterdir()} == {
         "artifacts",
         "bench.html",

@@ -148,12 +148,12 @@ def test_the_audit_has_its_answer_on_top(saes, opened, tmp_path):
 
 
 def test_a_page_that_lost_its_script_says_so(saes, opened, tmp_path):
-    write_script(tmp_path)
+    script = write_script(tmp_path)
     report = audit(saes, torch.randn(80, D_IN), progress=False)
     (tmp_path / "audit").mkdir()
     report.to_html(tmp_path / "audit" / "audit.html")
     assert (tmp_path / "audit" / "audit.html").stat().st_size < 1e6
-    page = opened(tmp_path / "audit" / "audit.html")
+    page = opened(tmp_path / "audit" / "audit.html", script)
     assert page.locator(".main-svg").count() > 0
     assert not page.locator("#no-plots").is_visible()
     (tmp_path / "alone").mkdir()
