@@ -11,10 +11,12 @@ from __future__ import annotations
 import argparse
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from provenance import write_result
 from real_cells import is_finished, seed_folder
+from sae_lens import SAE
 from table2_report import ORDER
 from table2_studies import name_of_averaged
 
@@ -36,19 +38,19 @@ SOURCE = {
 """What the SAEs are for; the text is that of `core`, part of what they were trained on."""
 
 
-def with_source(variant: str, args: argparse.Namespace) -> list[str]:
-    """The SAEs of a variant, copied with what they are for."""
-    copies: list[str] = []
+def with_source(variant: str, args: argparse.Namespace) -> dict[str, SAE[Any]]:
+    """The SAEs of a variant by name, with what they are for."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    saes: dict[str, SAE[Any]] = {}
     for seed in range(args.seeds):
         folder = seed_folder(args.saes, args.cells.format(variant), seed)
         if not is_finished(folder):
             raise SystemExit(f"{folder} has no SAE: run `table2.py --studies longer` first")
-        sae, copy = load_sae(str(folder)), args.work / variant / f"seed_{seed}"
+        sae = load_sae(str(folder), device=device)
         for name, value in SOURCE.items():
             sae.cfg.metadata[name] = value
-        sae.save_model(copy)
-        copies.append(str(copy))
-    return copies
+        saes[f"{variant}/seed_{seed}"] = sae
+    return saes
 
 
 def main() -> None:
@@ -67,7 +69,8 @@ def main() -> None:
     parser.add_argument("--stories", default=str(STORIES), help="pairs for CE-bench")
     parser.add_argument("--name", default="bench_smollm2", help="of the result")
     args = parser.parse_args()
-    saes = [copy for variant in args.variants for copy in with_source(variant, args)]
+    of_variants = (with_source(variant, args) for variant in args.variants)
+    saes = {name: sae for of_variant in of_variants for name, sae in of_variant.items()}
     start = time.perf_counter()
     out = args.work / "bench"
     device = "cuda" if torch.cuda.is_available() else "cpu"

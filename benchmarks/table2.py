@@ -66,8 +66,17 @@ def cached(args: argparse.Namespace) -> ActivationCache:
 def check_same(name: str, setting: dict[str, Any]) -> None:
     """Rows of one file are of one cache."""
     path = RESULTS / f"{name}.json"
-    if path.exists() and json.loads(path.read_text(encoding="utf-8"))["setting"] != setting:
+    kept = json.loads(path.read_text(encoding="utf-8"))["setting"] if path.exists() else setting
+    if _without_places(kept) != _without_places(setting):
         raise SystemExit(f"{path} holds rows for other activations; give this one another --name")
+
+
+def _without_places(setting: dict[str, Any]) -> dict[str, Any]:
+    """A setting without what changes with the file that holds the model or the text: a copy of
+    either, or the model without the blocks after the hook, gives the same activations."""
+    of_files = ("model_name", "model_identity", "text_identity", "dataset_path")
+    source = {k: v for k, v in setting["source"].items() if k not in of_files}
+    return {**setting, "source": source}
 
 
 def sources_of(missing: Sequence[Cell], every: Mapping[str, Cell], work: Path) -> Iterator[Cell]:
@@ -117,9 +126,7 @@ def main() -> None:
         start = time.perf_counter()
         cache = cached(args)
         print(f"{cache.n_activations:,} activations, {time.perf_counter() - start:.0f} s")
-        # the identity of a large text holds the time of its file, which another machine changes
-        source = {k: v for k, v in cache.source.items() if k != "text_identity"}
-        setting = {"activations": cache.n_activations, "source": source}
+        setting = {"activations": cache.n_activations, "source": cache.source}
         check_same(args.name, setting)
 
         def keep(row: dict[str, Any]) -> None:

@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+from collections import defaultdict
 from collections.abc import Callable
 from itertools import pairwise, repeat
 from statistics import median
@@ -74,6 +75,10 @@ _FULL_UP_TO = 16_384
 """S with its moments and gradient has 16 d_sae^2 bytes: 69 GB at 65,536."""
 
 
+_N_LONGEST, _NAME_LENGTH = 30, 160
+"""Kernels that a row lists, and characters of their names: C++ templates have thousands."""
+
+
 class Contestant:
     """One SAE in SAELens' trainer, stepped on batches that were drawn beforehand."""
 
@@ -115,8 +120,8 @@ class Contestant:
         torch.cuda.synchronize()
         return median(a.elapsed_time(b) for a, b in pairwise(marks))
 
-    def busy_ms(self, n_steps: int = 5) -> float:
-        """Milliseconds per step that kernels and copies take on the device."""
+    def kernel_ms(self, n_steps: int = 5) -> dict[str, float]:
+        """Milliseconds per step of every kernel and copy on the device, by name."""
         with profile(activities=[ProfilerActivity.CUDA]) as trace:
             for _ in range(n_steps):
                 self.step()
@@ -127,7 +132,7 @@ class Contestant:
             # torch's range around an optimizer's step stands beside its kernels
             if e.device_type.name == "CUDA" and "Optimizer.step" not in e.key
         ]
-        return sum(e.self_device_time_total for e in kernels) / n_steps / 1e3
+        return {e.key: e.self_device_time_total / n_steps / 1e3 for e in kernels}
 
 
 def measured_rates() -> dict[str, float]:
@@ -202,7 +207,8 @@ def compare(
         for name, contestant in contestants.items():
             times[name].append(contestant.time_steps(steps))
     rows: list[dict[str, Any]] = []
-    busy = {name: contestant.busy_ms() for name, contestant in contestants.items()}
+    kernels = {name: contestant.kernel_ms() for name, contestant in contestants.items()}
+    busy = {name: sum(ms.values()) for name, ms in kernels.items()}
     for name, contestant in contestants.items():
         ratios = sorted(a / b for a, b in zip(times[name], times["stock topk"], strict=True))
         rows.append(
@@ -218,10 +224,20 @@ def compare(
                 "gpu_ratio": busy[name] / busy["stock topk"],
                 "peak_gb": contestant.peak_gb,
                 "floor_ms": floor_ms(name, latents, autocast, rates),
+                "longest": _longest(kernels[name]),
             }
         )
         print(json.dumps(rows[-1]), flush=True)
     return rows
+
+
+def _longest(kernels: dict[str, float]) -> dict[str, float]:
+    """The kernels that take most of a step, by the start of their names."""
+    by_name: dict[str, float] = defaultdict(float)
+    for name, ms in kernels.items():
+        by_name[name[:_NAME_LENGTH]] += ms
+    by_time = sorted(by_name.items(), key=lambda kernel: -kernel[1])
+    return {name: round(ms, 4) for name, ms in by_time[:_N_LONGEST]}
 
 
 def main() -> None:
