@@ -22,6 +22,8 @@ from sae_lens_isae.training.runs import train
 
 VARIANTS = ("jumprelu", "topk", "isae_me")
 FLAGS = ["--d_sae", "2048", "--training_tokens", "400000", "--lr_decay_steps", "312"]
+AVERAGED = ["--average_from", "1041", "--average_until", "1562"]
+"""Of our own architectures."""
 CONFIGS = Path(__file__).parent.parent / "configs"
 
 
@@ -36,7 +38,8 @@ def main() -> None:
         folder = args.work / variant
         if not (folder / "cfg.json").exists():
             config = CONFIGS / f"smollm2_{variant}.yaml"
-            train(load_runner_config(config, [*FLAGS, "--output_path", str(folder)]))
+            flags = [*FLAGS, *(() if variant == "jumprelu" else AVERAGED)]
+            train(load_runner_config(config, [*flags, "--output_path", str(folder)]))
     device = "cuda" if torch.cuda.is_available() else "cpu"
     saes = named_saes([args.work / variant for variant in VARIANTS], device)
     out = args.work / "report"

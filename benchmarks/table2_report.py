@@ -113,12 +113,20 @@ def cells_table(rows: Iterable[Row]) -> list[list[str]]:
 
 
 def frontier_figure(rows: Sequence[Row]) -> go.Figure:
-    """Error against agreement of every trained cell: circles are the learning rates of a grid,
-    crosses one change each, stars the longest runs, diamonds those with more candidates."""
+    """Error against agreement of every trained cell but consensus: circles are the learning rates
+    of a grid, crosses one change each, stars the longest runs, open ones those whose weights were
+    averaged, diamonds the same with more candidates."""
     fig = go.Figure()
-    in_grid = of_study(rows, "grid")
-    names = {row["cell"] for row in [*in_grid, *long_rows(rows)]}
-    others = [row for row in rows if row["setting"]["lr"] and row["cell"] not in names]
+    in_grid, with_mean = of_study(rows, "grid"), of_study(rows, "averaged")
+    names = {row["cell"] for row in [*in_grid, *with_mean, *long_rows(rows)]}
+    others = [
+        row
+        for row in rows
+        if row["setting"]["lr"]
+        and row["cell"] not in names
+        # one SAE of several, with fewer latents and far larger errors
+        and row["setting"]["variant"] != "consensus"
+    ]
     for variant in ORDER:
         colour = _COLOURS[variant]
         grid = [row for row in in_grid if row["setting"]["variant"] == variant]
@@ -126,11 +134,24 @@ def frontier_figure(rows: Sequence[Row]) -> go.Figure:
         longest = [row for row in long_rows(rows) if row["setting"]["variant"] == variant]
         of_variant = [row for row in others if row["cell"].startswith(f"{variant},")]
         afterwards = [row for row in of_variant if row["setting"]["variant"] == "refit"]
+        sources = dict.fromkeys(row["setting"]["of"] for row in afterwards)
         changed = [row for row in of_variant if row["setting"]["variant"] != "refit"]
         for shown, mode, marker in (
             (grid, "lines+markers", {"size": 8}),
             (changed, "markers", {"size": 9, "symbol": "x-thin"}),
-            (afterwards, "lines+markers", {"size": 9, "symbol": "diamond"}),
+            *(
+                (
+                    [row for row in afterwards if row["setting"]["of"] == of],
+                    "lines+markers",
+                    {"size": 9, "symbol": "diamond"},
+                )
+                for of in sources
+            ),
+            (
+                [row for row in with_mean if row["setting"]["variant"] == variant],
+                "markers",
+                {"size": 15, "symbol": "star-open"},
+            ),
             (longest, "markers", {"size": 15, "symbol": "star"}),
         ):
             if shown:

@@ -132,15 +132,20 @@ def name_of_long(variant: str) -> str:
     return f"{variant}, 160 M tokens"
 
 
-def longer(rates: Rates) -> Iterator[Cell]:
-    """Weights averaged at the end of a long run, and more candidates in one."""
+def averaged(rates: Rates) -> Iterator[Cell]:
+    """Every variant as long, its weights averaged at the end."""
     long_run = {"n_tokens": 160e6, "n_seeds": 3}
     for variant, lr in rates.items():
-        averaged = {**long_run, "averaged": 1 / 3}
-        yield Cell(name=name_of_averaged(variant), variant=variant, lr=lr, **averaged)
+        name = name_of_averaged(variant)
+        yield Cell(name=name, variant=variant, lr=lr, averaged=1 / 3, **long_run)
     if "iSAE" in rates:
         name = f"{name_of_long('iSAE')}, averaged over the last tenth"
         yield Cell(name=name, variant="iSAE", lr=rates["iSAE"], averaged=0.1, **long_run)
+
+
+def longer(rates: Rates) -> Iterator[Cell]:
+    """More candidates in a long run, and after one whose weights were averaged."""
+    long_run = {"n_tokens": 160e6, "n_seeds": 3}
     for m in (1.25, 1.5):
         name = name_of_long(f"iSAE-LS, m = {m:g}")
         settings = {"candidates": m}
@@ -242,6 +247,7 @@ STUDIES: dict[str, Callable[[Rates], Iterator[Cell]]] = {
     "candidates": candidates,
     "frontier": frontier,
     "consensus": consensus,
+    "averaged": averaged,
     "longer": longer,
     "moves": moves,
     "levers": levers,

@@ -241,9 +241,10 @@ def _real_setting(s: RealDemo, schedule: LanguageModelSchedule) -> list[str]:
         "steps of 2048.",
         f"Learning rate {lr['iSAE']:g}, of iSAE-ME {lr['iSAE-ME']:g}, after a warm-up of a tenth "
         "of the run and with a decay to 0 over the last two fifths; the first row has that of "
-        f"SAELens, {_USUAL_LR:g}. aRIP at weight {schedule.arip_weight}; the step "
-        "matrix of iSAE-ME is I - W_dec W_enc. iSAE-LS is not in the paper: iSAE's encoder chooses "
-        "the latents, and least squares sets their coefficients.",
+        f"SAELens, {_USUAL_LR:g}. Weights averaged over the last third. aRIP at weight "
+        f"{schedule.arip_weight}; the step matrix of iSAE-ME is I - W_dec W_enc. "
+        "iSAE-LS is not in the paper: iSAE's encoder chooses the latents, and least squares sets "
+        "their coefficients.",
     ]
 
 

@@ -95,9 +95,10 @@ class ISAETrainingSAE(LossTermsMixin, TopKTrainingSAE):
         # homogeneity in x - b, and with it the stateless form of the recipe, needs it to stay 0
         self.b_enc.requires_grad_(False)
         self.build_loss_terms(LOSS_TERMS)
-        self.weight_average = (
-            WeightAverage(dict(self.named_parameters())) if cfg.average_until else None
-        )
+        self.weight_average: WeightAverage | None = None
+        if cfg.average_until:
+            parameters = dict(self.named_parameters())
+            self.weight_average = WeightAverage(parameters, cfg.average_from, cfg.average_until)
         self._bias_is_set = False
         self._optimizer_is_known = False
         self._optimizer_changes = OptimizerChanges()
@@ -299,18 +300,9 @@ class ISAETrainingSAE(LossTermsMixin, TopKTrainingSAE):
         if dead is not None:
             self._slots.update(dead)
         if self.weight_average is not None:
-            self.average_weights(self.weight_average)
+            self.weight_average.before_step(dict(self.named_parameters()), self.n_steps)
         self.n_steps += 1
         self.prepare_terms(step_input.sae_in)
-
-    def average_weights(self, average: WeightAverage) -> None:
-        """Count the weights before a step, and before the last one let them be their mean."""
-        first, last = self.cfg.average_from, self.cfg.average_until - 1
-        if first <= self.n_steps <= last:
-            parameters = dict(self.named_parameters())
-            average.add(parameters, self.n_steps - first + 1)
-            if self.n_steps == last:
-                average.put_into(parameters)
 
     @torch.no_grad()
     def initialize_bias(self, activations: Float[torch.Tensor, "batch d_in"]) -> None:
@@ -396,4 +388,6 @@ class ISAETrainingSAE(LossTermsMixin, TopKTrainingSAE):
     @override
     def save_inference_model(self, path: str | Path) -> tuple[Path, Path]:
         self._watch.check(wait=True)
+        if self.weight_average is not None:
+            self.weight_average.check_export(self.n_steps)
         return super().save_inference_model(path)

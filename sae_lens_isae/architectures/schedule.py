@@ -82,7 +82,8 @@ class LanguageModelSchedule:
     """Settings for activations of a language model (`benchmarks/table2.py`).
 
     What makes seeds agree there is a learning rate several times the usual one, decayed to 0 over
-    the last two fifths of the run, with little aRIP. Whitening and resampling are off.
+    the last two fifths of the run, with little aRIP, and weights averaged over the last third.
+    Whitening and resampling are off.
     """
 
     n_steps: int
@@ -94,6 +95,8 @@ class LanguageModelSchedule:
         return {
             "arip_weight": self.arip_weight,
             "normalize_activations": "expected_average_only_in",
+            "average_from": 2 * self.n_steps // 3,
+            "average_until": self.n_steps,
         }
 
     def trainer_settings(self, variant: str) -> dict[str, Any]:

@@ -60,6 +60,20 @@ def test_a_checkpoint_keeps_the_mean(tmp_path):
     assert not torch.equal(sae.weight_average.get_buffer("W_dec"), sae.W_dec)
 
 
+def test_weights_that_are_not_averaged_are_exported_with_a_warning(tmp_path):
+    sae = make_sae(isae_config("iSAE", average_from=FIRST, average_until=N_STEPS))
+    make_trainer(sae, Activations(0.5), N_STEPS - 1).fit()
+    with pytest.warns(UserWarning, match=f"not averaged.*{N_STEPS} steps.*made {N_STEPS - 1}"):
+        sae.save_inference_model(tmp_path)
+
+
+def test_steps_after_the_mean_are_warned_of():
+    sae = make_sae(isae_config("iSAE", average_from=FIRST, average_until=N_STEPS))
+    with pytest.warns(UserWarning, match=f"goes on after {N_STEPS} steps") as caught:
+        make_trainer(sae, Activations(0.5), N_STEPS + 3).fit()
+    assert len([w for w in caught if "goes on" in str(w.message)]) == 1
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
