@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from isae_cli.output import say_next
+from isae_cli.vision import Images, Layer, VisionModel, vision_flags
 
 
 class StoredAsChoice(str, Enum):
@@ -31,6 +32,9 @@ def cache(
             show_default=False,
         ),
     ] = None,
+    vision_model: VisionModel = None,
+    images: Images = None,
+    layer: Layer = None,
     stored_as: Annotated[
         StoredAsChoice | None,
         typer.Option(
@@ -55,14 +59,15 @@ def cache(
     from sae_lens_isae.training.caching import cache_activations
     from sae_lens_isae.training.config import load_runner_config
 
-    if out is None or (config is None and not ctx.args):
+    args = [*vision_flags(vision_model, images, layer, config), *ctx.args]
+    if out is None or (config is None and not args):
         raise InputError("name a folder (--out) and a config (--config); see `isae cache --help`")
     found = cache_activations(
-        load_runner_config(config, ctx.args),
+        load_runner_config(config, args),
         out,
         stored_as=None if stored_as is None else stored_as.value,
     )
     n, size = found.n_activations, found.n_bytes / 1e6
     print(f"wrote {out}: {n:,} activations in {len(found.files)} files, {size:,.0f} MB")
     named = [] if config is None else ["--config", str(config)]
-    say_next(["isae", "train", *named, *ctx.args, "--activations", str(out)])
+    say_next(["isae", "train", *named, *args, "--activations", str(out)])

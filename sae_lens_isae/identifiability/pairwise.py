@@ -136,7 +136,7 @@ def pairwise_identifiability(
         latents=tables.latents,
         partners=tables.partners,
         examples={name: run.examples for name, run in runs.items()},
-        text=source.text(),
+        origin=source.origin(),
         promoted=promoted,
         n_samples=n_samples,
         activations=source.description,

@@ -40,7 +40,7 @@ from sae_lens_isae.identifiability.pairwise_tables import (
     share_of_activations,
 )
 from sae_lens_isae.identifiability.table1 import TableRow, table_row
-from sae_lens_isae.inputs.token_text import TokenText
+from sae_lens_isae.inputs.patch_images import Origin
 from sae_lens_isae.report.browser import Browser
 from sae_lens_isae.report.glossary import PAIRWISE
 from sae_lens_isae.report.page import Section, numbers_section
@@ -67,7 +67,7 @@ class PairwiseReport(Report):
     """One row per SAE, latent and other SAE; see `LatentTables`."""
     examples: Mapping[str, LatentExamples] = field(repr=False)
     """What the latents of every SAE are active on."""
-    text: TokenText | None = field(repr=False)
+    origin: Origin | None = field(repr=False)
     """The tokens of the activations, where they are known."""
     promoted: Mapping[str, PromotedTokens] = field(repr=False)
     """Which tokens the latents of an SAE promote, where the model is at hand."""
@@ -157,9 +157,9 @@ class PairwiseReport(Report):
             raise InputError(f"{sae} has latents 0 to {sizes[sae] - 1}, got {latent}")
         found = self.examples[sae].of(latent)
         table = pd.DataFrame(found, columns=["row", "code"])
-        if self.text is None:
+        if self.origin is None:
             return table
-        excerpts = [self.text.excerpt(example.row) for example in found]
+        excerpts = [self.origin.excerpt(example.row) for example in found]
         return table.join(pd.DataFrame(excerpts, columns=["before", "token", "after"]))
 
     def table1_row(self, variant: str) -> TableRow:
@@ -260,7 +260,7 @@ class PairwiseReport(Report):
                     neuronpedia_id=sae.neuronpedia_id,
                 )
             )
-        return latent_browser(shown, BROWSER_COLUMNS, self.text, ("trust", TRUST))
+        return latent_browser(shown, BROWSER_COLUMNS, self.origin, ("trust", TRUST))
 
     def _trust(self, sae: str) -> dict[str, Any]:
         of_sae = self.latents[self.latents["sae"] == sae]
@@ -278,7 +278,7 @@ class PairwiseReport(Report):
             "doubtful: not found everywhere, or not together with its partners.",
             f"unique: no partner has a cosine of {UNIQUE_COSINE:.2f}. dead: never fires on these "
             "activations.",
-            about_contexts(self.text),
+            about_contexts(self.origin),
         ]
 
     def to_dict(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Activations of a model on disk, with the tokens that they come from.
+"""Activations of a model on disk, with the tokens or image patches that they come from.
 
 SAELens' CacheActivationsRunner writes Arrow tables in float32, and slower than a GPU runs the model
 (`benchmarks/throughput.py`). A cache here is a folder of safetensors files, memory-mapped when
@@ -8,7 +8,7 @@ read, in the precision of the model:
     activations_00000.safetensors    activations [n, d_in], token_ids [contexts, context], and for
                                      every activation its place in the flattened token_ids
     held_out.safetensors             the same of the first contexts, to measure SAEs on, and how
-                                     their tokens are written
+                                     their tokens are written; or small copies of the first images
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from sae_lens_isae.checks import settings_that_differ
 from sae_lens_isae.errors import InputError, MissingInputError, explained
 from sae_lens_isae.files import write_json, write_whole
 from sae_lens_isae.inputs.activation_source import ActivationSource
-from sae_lens_isae.inputs.token_text import TokenText, text_of_file
+from sae_lens_isae.inputs.patch_images import Origin, origin_of_file
 
 CACHE_FILENAME = "cache.json"
 HELD_OUT_FILENAME = "held_out.safetensors"
@@ -37,7 +37,8 @@ _VERSION = 1
 
 
 class TokenActivations(NamedTuple):
-    """Activations and where they come from."""
+    """Activations and where they come from. Of an image model every token is a patch, and its id is
+    the number of its image."""
 
     activations: Float[torch.Tensor, "activations d_in"]
     token_ids: Int[torch.Tensor, "contexts context"]
@@ -144,14 +145,14 @@ class ActivationCache:
         with self._opened(name) as file:
             return TokenActivations(*(file.get_tensor(key) for key in _PARTS))
 
-    def text(self, name: str) -> TokenText | None:
-        """The tokens of one file, where it says how they are written.
+    def origin(self, name: str) -> Origin | None:
+        """The tokens or image patches of one file, where it says how they are shown.
 
         Raises:
             InputError: It is damaged.
         """
         with self._opened(name) as file:
-            return text_of_file(file)
+            return origin_of_file(file)
 
     def activations(self, name: str) -> Float[torch.Tensor, "activations d_in"]:
         """One file, without its tokens.
@@ -214,5 +215,5 @@ def from_cache(folder: Path, n_samples: int | None) -> ActivationSource:
         yield rows[:n]
 
     return ActivationSource(
-        n, cache.d_in, f"{folder}, held out", chunks, lambda: cache.text(HELD_OUT_FILENAME)
+        n, cache.d_in, f"{folder}, held out", chunks, lambda: cache.origin(HELD_OUT_FILENAME)
     )

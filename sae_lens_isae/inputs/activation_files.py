@@ -17,7 +17,8 @@ from sae_lens_isae.errors import InputError, explained
 from sae_lens_isae.files import write_whole
 from sae_lens_isae.inputs.activation_source import ActivationSource
 from sae_lens_isae.inputs.language_models import load_tokenizer
-from sae_lens_isae.inputs.token_text import TokenText, text_of_file, token_text
+from sae_lens_isae.inputs.patch_images import Origin, origin_of_file
+from sae_lens_isae.inputs.token_text import token_text
 
 _CHUNK = 4096
 _FLOAT_DTYPES = ("F16", "BF16", "F32", "F64")
@@ -41,11 +42,11 @@ def from_array(array: Any, path: Path, n_samples: int | None) -> ActivationSourc
 
 
 def save_activations(
-    path: Path, activations: Float[torch.Tensor, "samples d_in"], text: TokenText | None = None
+    path: Path, activations: Float[torch.Tensor, "samples d_in"], origin: Origin | None = None
 ) -> None:
-    """Write what `from_safetensors` reads, with the tokens of the activations if they are known."""
-    tensors = {"activations": activations.contiguous(), **(text.tensors() if text else {})}
-    metadata = text.metadata() if text else None
+    """Write what `from_safetensors` reads, with the tokens or image patches that they are of."""
+    tensors = {"activations": activations.contiguous(), **(origin.tensors() if origin else {})}
+    metadata = origin.metadata() if origin else None
     write_whole(path, lambda scratch: save_file(tensors, scratch, metadata))
 
 
@@ -71,11 +72,11 @@ def from_safetensors(path: Path, n_samples: int | None) -> ActivationSource:
             for start in range(0, shape[0], step):
                 yield view[start : start + step].flatten(0, -2)
 
-    def text() -> TokenText | None:
+    def origin() -> Origin | None:
         with safe_open(path, "pt") as file:
-            return text_of_file(file)
+            return origin_of_file(file)
 
-    return ActivationSource(n, shape[-1], str(path), chunks, text)
+    return ActivationSource(n, shape[-1], str(path), chunks, origin)
 
 
 def from_cached(
@@ -103,7 +104,7 @@ def from_cached(
             stop = min(start + step, len(rows))
             yield torch.cat([rows[i][hook_name] for i in range(start, stop)])
 
-    def text() -> TokenText | None:
+    def origin() -> Origin | None:
         if model_name is None or "token_ids" not in dataset.column_names:
             return None
         token_ids = torch.tensor(dataset["token_ids"])
@@ -111,7 +112,7 @@ def from_cached(
             return None
         return token_text(load_tokenizer(model_name), token_ids, torch.arange(n))
 
-    return ActivationSource(n, shape[-1], str(folder), chunks, text)
+    return ActivationSource(n, shape[-1], str(folder), chunks, origin)
 
 
 def _not_activations(path: Path, dtype: str, shape: tuple[int, ...]) -> InputError:

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 
 from sae_lens_isae.errors import InputError
-from sae_lens_isae.inputs.token_text import TokenText
+from sae_lens_isae.inputs.patch_images import Origin
 from sae_lens_isae.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class NumberedRows(NamedTuple):
     numbers: Int[torch.Tensor, " batch"]
 
 
-def _no_text() -> TokenText | None:
+def _unknown() -> Origin | None:
     return None
 
 
@@ -43,8 +43,9 @@ class ActivationSource:
     description: str
     chunks: Callable[[], Iterator[Float[torch.Tensor, "chunk d_in"]]]
     """Chunks of any size; what exceeds `n_samples` is dropped."""
-    text: Callable[[], TokenText | None] = _no_text
-    """The tokens of the activations, where they are known; asked for after a whole pass."""
+    origin: Callable[[], Origin | None] = _unknown
+    """The tokens or image patches of the activations, where they are known; asked for after a whole
+    pass."""
     model: Callable[[], HookedRootModule] | None = None
     """Loads the model that the activations are of; None where that is not wanted."""
 

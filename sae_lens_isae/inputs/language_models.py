@@ -16,6 +16,7 @@ from sae_lens_isae._private import allow_local_model
 from sae_lens_isae.checks import check_device
 from sae_lens_isae.errors import InputError, MissingInputError, explained
 from sae_lens_isae.inputs.gguf import GGUF_PREFIX, convert_gguf
+from sae_lens_isae.inputs.vision_models import VISION_CLASS
 
 if TYPE_CHECKING:
     from transformer_lens.HookedRootModule import HookedRootModule
@@ -117,6 +118,11 @@ def _load(
     hook_names: list[str] | None,
     kwargs: dict[str, Any],
 ) -> HookedRootModule:
+    if model_class_name == VISION_CLASS:
+        raise InputError(
+            f"{name} is an image model (model_class_name {VISION_CLASS}), and this needs a "
+            "language model; measure its SAEs on activations of images (--activations)"
+        )
     if model_class_name not in get_args(ModelClass) and model_class_name != "HookedMamba":
         raise InputError(
             f"model_class_name must be one of {', '.join(get_args(ModelClass))}, got "

@@ -18,6 +18,8 @@ from sae_lens_isae.inputs.activation_source import DEFAULT_N_SAMPLES, Activation
 from sae_lens_isae.inputs.shared_model import load_shared_model
 from sae_lens_isae.inputs.texts import PACKAGE_PREFIX, load_package_text
 from sae_lens_isae.inputs.token_text import TokenText, kept_places, token_text
+from sae_lens_isae.inputs.vision_activations import from_images
+from sae_lens_isae.inputs.vision_models import VISION_CLASS
 
 if TYPE_CHECKING:
     from transformer_lens.HookedRootModule import HookedRootModule
@@ -37,15 +39,25 @@ def from_model(
     """Activations of a language model at the SAE's hook, through SAELens' `ActivationsStore`.
 
     What is not given comes from the SAE's metadata: model, data set, context size, special tokens.
+    Of an SAE on an image model they are those of images, see `from_images`.
 
     Args:
         model_name: A hub name, a local folder, or `gguf:...` (see `inputs.gguf`).
-        text: A data set on the hub or in a folder, or `package:...`.
+        text: A data set on the hub or in a folder, or `package:...`; images for an image model.
 
     Raises:
         InputError: The metadata lacks something that was not given; the message says what.
     """
     metadata = sae.cfg.metadata
+    if metadata.model_class_name == VISION_CLASS:
+        return from_images(
+            sae,
+            n_samples,
+            model_name=model_name,
+            images=text,
+            device=device,
+            trust_remote_code=trust_remote_code,
+        )
     model_name = model_name or metadata.model_name
     text = text or metadata.dataset_path
     missing = [

@@ -144,7 +144,7 @@ class RecodingReport(Report):
             "robust: OMP and both IHT pick it in 90% of the samples in which the encoder does.",
             "on a template: so, but it fires on one template of prompts, and may say no more.",
             "seldom used: the encoder uses it in fewer than 5 samples.",
-            about_contexts(self.shown.text),
+            about_contexts(self.shown.origin),
         ]
         return [Section("All latents in use", [self.shown.browser(), said], folded=True)]
 

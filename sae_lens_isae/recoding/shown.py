@@ -12,7 +12,7 @@ from jaxtyping import Int
 from sae_lens_isae.contexts.examples import LatentExamples
 from sae_lens_isae.contexts.latent_browser import MAGNITUDE, ShownSAE, latent_browser
 from sae_lens_isae.contexts.promoted import PromotedTokens
-from sae_lens_isae.inputs.token_text import TokenText
+from sae_lens_isae.inputs.patch_images import Origin
 from sae_lens_isae.recoding.results import RecodedSAE
 from sae_lens_isae.recoding.tables import KINDS, kind_of_latents
 from sae_lens_isae.report.browser import Browser, Column
@@ -40,13 +40,13 @@ class ShownLatents:
     """The latents that the encoders of all SAEs use."""
 
     saes: Sequence[ShownSAE]
-    text: TokenText | None
+    origin: Origin | None
 
     def browser(self) -> Browser:
         """The table of the page."""
         of_prompts = all("template_share" in sae.latents for sae in self.saes)
         columns = (*_COLUMNS, _TEMPLATE) if of_prompts else _COLUMNS
-        return latent_browser(self.saes, columns, self.text, ("kind", KINDS))
+        return latent_browser(self.saes, columns, self.origin, ("kind", KINDS))
 
 
 def shown_latents(

@@ -11,6 +11,7 @@ from sae_lens_isae.errors import InputError
 from sae_lens_isae.inputs.activations import AnyActivations, as_source
 from sae_lens_isae.inputs.comparable import check_comparable, what_seeds_varied
 from sae_lens_isae.inputs.linear_sae import LinearSAE
+from sae_lens_isae.inputs.patch_images import Origin
 from sae_lens_isae.inputs.saes import AnySAEs, named_saes
 from sae_lens_isae.progress import progress_bar, progress_shown
 from sae_lens_isae.recoding.cost import in_words
@@ -68,14 +69,15 @@ def recode(
         if activations is None:
             activations = prompted_model(list(named.values()))
         if isinstance(activations, PromptedModel):
-            given, description, text = activations, activations.description, activations.text
+            given, description = activations, activations.description
+            origin: Callable[[], Origin | None] = activations.text
             hooks = {sae.cfg.metadata.hook_name for sae in named.values()}
             given.read(sorted(hook for hook in hooks if hook is not None))
         else:
             check_comparable(named, force=force)
             source = as_source(activations, named)
             given = torch.cat(list(source.batches(source.n_samples)))
-            description, text = source.description, source.text
+            description, origin = source.description, source.origin
         studies = [
             SAEStudy(name, LinearSAE(sae, name), given, settings, cache)
             for name, sae in named.items()
@@ -86,7 +88,7 @@ def recode(
         found = [study.run() for study in bar]
         shown = ShownLatents(
             [study.shown(of_sae) for study, of_sae in zip(studies, found, strict=True)],
-            text(),
+            origin(),
         )
     prompted = given if isinstance(given, PromptedModel) else None
     return RecodingReport(

@@ -25,7 +25,8 @@ class Browser(NamedTuple):
     lists of `partner`, `sign`, `cosine`, `code_iou`; `examples`, for each row a list of activation
     and place; `promoted`, for each row the tokens that it promotes and those that it suppresses, or
     None. `text` is None, or has the `token_ids` of contexts of a `size`, in which places are
-    counted, and the `strings` of tokens.
+    counted, and the `strings` of tokens. `images` is None, or has the `urls` and `names` of images
+    and the `grid` of their patches, rows and columns, in which places are counted then.
     """
 
     data: dict[str, Any]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sae_lens_isae.training.caching import cache_activations
 from sae_lens_isae.training.config import load_runner_config
+from sae_lens_isae.training.images import image_data_provider
 from sae_lens_isae.training.runs import (
     TrainedSAE,
     TrainingResult,
@@ -16,6 +17,7 @@ __all__ = [
     "TrainedSAE",
     "TrainingResult",
     "cache_activations",
+    "image_data_provider",
     "load_runner_config",
     "seeded_sae",
     "train",

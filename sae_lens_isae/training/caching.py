@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -17,11 +18,13 @@ from sae_lens_isae.inputs.activation_cache import (
     ActivationCache,
     TokenActivations,
 )
-from sae_lens_isae.inputs.token_text import token_text
+from sae_lens_isae.inputs.activation_files import save_activations
 from sae_lens_isae.progress import progress_bar
 from sae_lens_isae.training.contexts import Contexts
-from sae_lens_isae.training.llm_batches import LLMBatches, joined
-from sae_lens_isae.training.preparation import model_and_text, source_of
+from sae_lens_isae.training.image_batches import ImageBatches
+from sae_lens_isae.training.images import image_batches
+from sae_lens_isae.training.llm_batches import LLMBatches, TokenBatches, joined
+from sae_lens_isae.training.preparation import is_vision, model_and_text, source_of
 
 StoredAs = Literal["bfloat16", "float16", "float32"]
 
@@ -62,16 +65,32 @@ def cache_activations(
         if cache.n_activations >= cache.n_planned:
             cache.save()
             return cache
-        overrides = model_and_text(cfg)
-        store = ActivationsStore.from_config(
-            overrides["override_model"], cfg, overrides.get("override_dataset")
-        )
-        contexts = Contexts(store)
-        try:
-            _write(cache, LLMBatches(store, contexts, once=True), n_held_out, n_per_file)
-        finally:
-            contexts.close()
+        with _read_once(cfg) as batches:
+            _write(cache, batches, n_held_out, n_per_file)
     return cache
+
+
+@contextlib.contextmanager
+def _read_once(
+    cfg: LanguageModelSAERunnerConfig[Any],
+) -> Generator[LLMBatches | ImageBatches]:
+    """The activations of the model, until its text or its images end."""
+    if is_vision(cfg):
+        batches = image_batches(cfg, once=True)
+        try:
+            yield batches
+        finally:
+            batches.close()
+        return
+    overrides = model_and_text(cfg)
+    store = ActivationsStore.from_config(
+        overrides["override_model"], cfg, overrides.get("override_dataset")
+    )
+    contexts = Contexts(store)
+    try:
+        yield LLMBatches(store, contexts, once=True)
+    finally:
+        contexts.close()
 
 
 def _begun(
@@ -87,14 +106,13 @@ def _begun(
     return cache
 
 
-def _write(cache: ActivationCache, batches: LLMBatches, n_held_out: int, n_per_file: int) -> None:
+def _write(
+    cache: ActivationCache, batches: LLMBatches | ImageBatches, n_held_out: int, n_per_file: int
+) -> None:
     if cache.files:
         batches.seek(cache.files[-1].position)
     else:
-        held_out = _next_file(batches, n_held_out, cache.dtype)
-        if held_out is not None:
-            text = token_text(batches.tokenizer, held_out.token_ids, held_out.places)
-            cache.write(HELD_OUT_FILENAME, held_out, text.metadata() if text else None)
+        _hold_out(cache, batches, n_held_out)
     with progress_bar(
         total=cache.n_planned,
         initial=cache.n_activations,
@@ -110,7 +128,8 @@ def _write(cache: ActivationCache, batches: LLMBatches, n_held_out: int, n_per_f
             progress.update(len(found.activations))
     if not cache.files:
         raise InputError(
-            f"the text is too short: it has no activation beside the {n_held_out} that are held out"
+            f"the data are too short: there is no activation beside the {n_held_out} that are held "
+            "out; use more text or more images"
         )
     if missing > 0:
         logger.warning(
@@ -121,12 +140,30 @@ def _write(cache: ActivationCache, batches: LLMBatches, n_held_out: int, n_per_f
         cache.save()
 
 
-def _next_file(batches: LLMBatches, n: int, dtype: torch.dtype) -> TokenActivations | None:
-    """At least `n` activations in whole contexts, fewer where the text ends, None at its end."""
+def _hold_out(cache: ActivationCache, batches: LLMBatches | ImageBatches, n: int) -> None:
+    if isinstance(batches, ImageBatches):
+        held_out = batches.held_out(n, cache.dtype)
+        if held_out is not None:
+            _check_finite(held_out.activations)
+            save_activations(cache.folder / HELD_OUT_FILENAME, *held_out)
+        return
+    found = _next_file(batches, n, cache.dtype)
+    if found is not None:
+        text = batches.text_of(found)
+        cache.write(HELD_OUT_FILENAME, found, text.metadata() if text else None)
+
+
+def _next_file(batches: TokenBatches, n: int, dtype: torch.dtype) -> TokenActivations | None:
+    """At least `n` activations in whole contexts, fewer where the data end, None at their end."""
     found = joined(batches, n, dtype, n_ahead=2)
-    if found is not None and not found.activations.isfinite().all():
-        raise InputError(
-            f"an activation is NaN, Inf or does not fit {dtype}; store them in another precision "
-            "(--stored-as bfloat16 or float32)"
-        )
+    if found is not None:
+        _check_finite(found.activations)
     return found
+
+
+def _check_finite(activations: torch.Tensor) -> None:
+    if not activations.isfinite().all():
+        raise InputError(
+            f"an activation is NaN, Inf or does not fit {activations.dtype}; store them in another "
+            "precision (--stored-as bfloat16 or float32)"
+        )

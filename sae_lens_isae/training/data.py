@@ -8,17 +8,15 @@ from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from jaxtyping import Float
 from sae_lens import ActivationsStore, LanguageModelSAERunnerConfig
 from sae_lens.constants import ACTIVATIONS_STORE_STATE_FILENAME
 from safetensors.torch import load_file
 
 from sae_lens_isae.distributed import n_ranks, rank
 from sae_lens_isae.inputs.activation_cache import HELD_OUT_FILENAME, ActivationCache
-from sae_lens_isae.inputs.token_text import TokenText, token_text
 from sae_lens_isae.training.activation_stream import (
     ActivationStream,
     MixedActivations,
@@ -32,15 +30,8 @@ from sae_lens_isae.training.cached import (
     load_rows,
 )
 from sae_lens_isae.training.contexts import Contexts
-from sae_lens_isae.training.llm_batches import Batches, LLMBatches, StoredBatches, joined
-
-
-class HeldOut(NamedTuple):
-    """Activations to measure SAEs on."""
-
-    activations: Float[torch.Tensor, "tokens d_in"]
-    text: TokenText | None
-    """Their tokens, where they are known."""
+from sae_lens_isae.training.held_out import HeldOut
+from sae_lens_isae.training.llm_batches import Batches, FreshBatches, LLMBatches, StoredBatches
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +64,7 @@ def opened_data(
         in_memory: Whether it is kept there as a whole; by default if it fits.
     """
     if cache is not None:
-        with _opened_cache(cfg, store, seeds, cache, in_memory) as data:
+        with opened_cache(cfg, store.device, seeds, cache, in_memory) as data:
             yield data
         return
     with contextlib.ExitStack() as open_now:
@@ -85,23 +76,28 @@ def opened_data(
             batches, load_elsewhere = LLMBatches(store, contexts), partial(_skip_texts, contexts)
         yield TrainingData(
             seeds=dict(seeds),
-            stream=_mixed(cfg, store, seeds, batches, settings_of(store)),
-            held_out=lambda n: _next_activations(batches, n),
+            stream=mixed(cfg, seeds, batches, store.device, settings_of(store)),
+            held_out=partial(next_activations, batches),
             load_elsewhere=load_elsewhere,
         )
 
 
 @contextlib.contextmanager
-def _opened_cache(
+def opened_cache(
     cfg: LanguageModelSAERunnerConfig[Any],
-    store: ActivationsStore,
+    device: torch.device,
     seeds: Mapping[str, int],
     cache: ActivationCache,
     in_memory: bool | None,
 ) -> Generator[TrainingData]:
+    """The activations of a cache.
+
+    Args:
+        device: Where batches, and what is kept in memory, lie.
+    """
     names = files_of_rank(cache, rank(), n_ranks())
     if in_memory is None:
-        in_memory = fits_in_memory(cache.n_bytes // n_ranks(), store.device)
+        in_memory = fits_in_memory(cache.n_bytes // n_ranks(), device)
     batch_size = cfg.train_batch_size_tokens
     settings = {
         "cache": dict(cache.source),
@@ -111,13 +107,13 @@ def _opened_cache(
     }
     with contextlib.ExitStack() as open_now:
         if in_memory:
-            rows = load_rows(cache, names, store.device)
+            rows = load_rows(cache, names, device)
             stream = ShuffledActivations(rows, seeds, batch_size // n_ranks(), settings)
         else:
-            batches = CachedBatches(cache, names, cfg.seed, store.device)
+            batches = CachedBatches(cache, names, cfg.seed, device)
             open_now.callback(batches.close)
             settings |= {name: getattr(cfg, name) for name in _BUFFER_SETTINGS}
-            stream = _mixed(cfg, store, seeds, batches, settings)
+            stream = mixed(cfg, seeds, batches, device, settings)
         yield TrainingData(
             seeds=dict(seeds),
             stream=stream,
@@ -129,20 +125,27 @@ def _opened_cache(
 _BUFFER_SETTINGS = ("context_size", "n_batches_in_buffer", "activations_mixing_fraction")
 
 
-def _mixed(
+def mixed(
     cfg: LanguageModelSAERunnerConfig[Any],
-    store: ActivationsStore,
     seeds: Mapping[str, int],
     batches: Batches,
+    device: torch.device,
     settings: Mapping[str, Any],
+    context_size: int | None = None,
 ) -> MixedActivations:
+    """Batches from a buffer of the size that the config says.
+
+    Args:
+        context_size: Patches of an image, in place of the config's.
+    """
+    n_used = context_size or len(range(cfg.context_size)[slice(*cfg.seqpos_slice)])
     return MixedActivations(
         batches,
         seeds,
         batch_size=cfg.train_batch_size_tokens // n_ranks(),
-        buffer_size=store.n_batches_in_buffer * store.training_context_size // n_ranks(),
-        mix_fraction=store.activations_mixing_fraction,
-        device=store.device,
+        buffer_size=cfg.n_batches_in_buffer * n_used // n_ranks(),
+        mix_fraction=cfg.activations_mixing_fraction,
+        device=device,
         settings=settings,
     )
 
@@ -158,24 +161,18 @@ def _nothing_to_load(folder: Path) -> None:
 
 def held_out_of_cache(cache: ActivationCache, n: int) -> HeldOut:
     """The first activations that are held out of a cache."""
-    text = cache.text(HELD_OUT_FILENAME)
-    return HeldOut(cache.activations(HELD_OUT_FILENAME)[:n].float(), text and text.first(n))
+    rows = cache.activations(HELD_OUT_FILENAME).float()
+    return HeldOut(rows, cache.origin(HELD_OUT_FILENAME)).first(n)
 
 
-def _next_activations(batches: LLMBatches | StoredBatches, n: int) -> HeldOut:
-    """All from text after the training tokens, unless the text had to be read again."""
+def next_activations(batches: FreshBatches, n: int) -> HeldOut:
+    """All from data after those of the training, unless the data had to be read again."""
     if batches.position()[0]:
         warnings.warn(
-            "the text was read more than once, so the activations that are kept beside the SAEs "
+            "the data were read more than once, so the activations that are kept beside the SAEs "
             "were trained on",
             stacklevel=2,
         )
-    if isinstance(batches, StoredBatches):
-        found: list[torch.Tensor] = []
-        while sum(map(len, found)) < n:
-            found.append(next(batches).cpu().float())
-        return HeldOut(torch.cat(found)[:n].contiguous(), None)
-    together = joined(batches, n)
-    assert together is not None
-    text = token_text(batches.tokenizer, together.token_ids, together.places)
-    return HeldOut(together.activations[:n], text and text.first(n))
+    found = batches.held_out(n)
+    assert found is not None
+    return found.first(n)

@@ -14,8 +14,9 @@ from sae_lens import ActivationsStore
 
 from sae_lens_isae.errors import InputError
 from sae_lens_isae.inputs.activation_cache import TokenActivations
-from sae_lens_isae.inputs.token_text import kept_places
+from sae_lens_isae.inputs.token_text import TokenText, kept_places, token_text
 from sae_lens_isae.training.contexts import Contexts
+from sae_lens_isae.training.held_out import HeldOut
 
 Position = tuple[int, int]
 
@@ -36,6 +37,15 @@ class Batches(Protocol):
 
     def seek(self, position: Position) -> None:
         """Go on at a position."""
+        ...
+
+
+class FreshBatches(Batches, Protocol):
+    """Batches that come from data which the training has not reached yet."""
+
+    def held_out(self, n: int, dtype: torch.dtype = torch.float32) -> HeldOut | None:
+        """At least `n` of the next activations with what they are of, on the CPU; fewer where the
+        data end, None at their end."""
         ...
 
 
@@ -64,10 +74,15 @@ class LLMBatches(Iterator[Float[torch.Tensor, "tokens d_in"]]):
     def __next__(self) -> Float[torch.Tensor, "tokens d_in"]:
         return self.take().activations
 
-    @property
-    def tokenizer(self) -> Any:
-        """The model's, None without one."""
-        return getattr(self._store.model, "tokenizer", None)
+    def held_out(self, n: int, dtype: torch.dtype = torch.float32) -> HeldOut | None:
+        """See `Batches`."""
+        found = joined(self, n, dtype)
+        return None if found is None else HeldOut(found.activations, self.text_of(found))
+
+    def text_of(self, found: TokenActivations) -> TokenText | None:
+        """How the model's tokenizer writes the tokens of activations, None without one."""
+        tokenizer: Any = getattr(self._store.model, "tokenizer", None)
+        return token_text(tokenizer, found.token_ids, found.places)
 
     def take(self) -> TokenActivations:
         """The next batch with its tokens.
@@ -135,8 +150,20 @@ class LLMBatches(Iterator[Float[torch.Tensor, "tokens d_in"]]):
             ) from None
 
 
+class TokenBatches(Protocol):
+    """Batches with their tokens."""
+
+    def take(self) -> TokenActivations:
+        """The next one."""
+        ...
+
+    def prefetch(self, n: int) -> None:
+        """Start to compute the next `n`."""
+        ...
+
+
 def joined(
-    batches: LLMBatches, n: int, dtype: torch.dtype = torch.float32, n_ahead: int = 0
+    batches: TokenBatches, n: int, dtype: torch.dtype = torch.float32, n_ahead: int = 0
 ) -> TokenActivations | None:
     """The next whole batches with at least `n` activations as one, on the CPU; fewer where the text
     ends, None at its end.
@@ -180,6 +207,13 @@ class StoredBatches(Iterator[Float[torch.Tensor, "tokens d_in"]]):
 
     def prefetch(self, n: int) -> None:
         """Nothing: SAELens reads them from disk when they are asked for."""
+
+    def held_out(self, n: int, dtype: torch.dtype = torch.float32) -> HeldOut | None:
+        """See `Batches`; SAELens keeps no tokens."""
+        found: list[torch.Tensor] = []
+        while sum(map(len, found)) < n:
+            found.append(next(self).cpu().to(dtype))
+        return HeldOut(torch.cat(found), None)
 
     def position(self) -> Position:
         return self._passes, self._store.current_row_idx

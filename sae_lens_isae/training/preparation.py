@@ -19,8 +19,10 @@ from sae_lens_isae.errors import InputError, reason
 from sae_lens_isae.files import output_folder
 from sae_lens_isae.inputs.activation_cache import HELD_OUT_FILENAME, ActivationCache
 from sae_lens_isae.inputs.identity import model_identity, text_identity
+from sae_lens_isae.inputs.image_sets import open_images
 from sae_lens_isae.inputs.language_models import load_language_model, width_at
 from sae_lens_isae.inputs.texts import PACKAGE_PREFIX, check_text, load_package_text
+from sae_lens_isae.inputs.vision_models import VISION_CLASS
 from sae_lens_isae.training.checkpoints import check_checkpoint, find_checkpoint
 from sae_lens_isae.training.data_parallel import launched
 
@@ -44,7 +46,7 @@ class Setup(NamedTuple):
     """What a run begins with."""
 
     overrides: dict[str, Any]
-    """Arguments of SAELens' runners in place of what the config names."""
+    """Arguments of SAELens' runners in place of what the config names; none for images."""
     resume_from: Path | None
     cache: ActivationCache | None
 
@@ -63,15 +65,18 @@ def prepared(
         cache = ActivationCache.read(options.activations)
         cache.check_finished()
         cache.check_source(source_of(cfg))
-        # what evaluations read: contexts that no SAE was trained on
-        text = Dataset.from_dict({"tokens": cache.load(HELD_OUT_FILENAME).token_ids.tolist()})
+        if not is_vision(cfg):
+            # what evaluations read: contexts that no SAE was trained on
+            tokens = cache.load(HELD_OUT_FILENAME).token_ids.tolist()
+            text = Dataset.from_dict({"tokens": tokens})
     with contextlib.ExitStack() as folders, _memory_explained(cfg):
         # of several processes the first holds the folder for all of them
         if cfg.output_path is not None and launched().rank == 0:
             folders.enter_context(output_folder(Path(cfg.output_path), "--output_path"))
         if cfg.checkpoint_path is not None and rank() == 0:
             folders.enter_context(output_folder(Path(cfg.checkpoint_path), "--checkpoint_path"))
-        yield Setup(model_and_text(cfg, text), resume_from, cache)
+        overrides = {} if is_vision(cfg) else model_and_text(cfg, text)
+        yield Setup(overrides, resume_from, cache)
 
 
 @contextlib.contextmanager
@@ -109,13 +114,22 @@ _OF_THE_SOURCE = (
 )
 
 
+def is_vision(cfg: LanguageModelSAERunnerConfig[Any]) -> bool:
+    """Whether the model of a run sees images."""
+    return cfg.model_class_name == VISION_CLASS
+
+
 def source_of(cfg: LanguageModelSAERunnerConfig[Any]) -> dict[str, Any]:
     """What decides which activations a run is trained on."""
     settings = {name: getattr(cfg, name) for name in _OF_THE_SOURCE}
     kwargs = cfg.model_from_pretrained_kwargs
     identities = {
         "model_identity": model_identity(cfg.model_name, cfg.model_class_name, kwargs),
-        "text_identity": text_identity(cfg.dataset_path),
+        "text_identity": (
+            open_images(cfg.dataset_path, streaming=cfg.streaming).identity
+            if is_vision(cfg)
+            else text_identity(cfg.dataset_path)
+        ),
         "d_in": cfg.sae.d_in,
     }
     return json.loads(json.dumps({**settings, **identities}, default=str))
@@ -145,12 +159,8 @@ def _check_settings(cfg: LanguageModelSAERunnerConfig[Any], options: Options) ->
             "activations_mixing_fraction must be between 0 and 1, got "
             f"{cfg.activations_mixing_fraction}"
         )
-    buffer_size = cfg.n_batches_in_buffer * cfg.context_size
-    if buffer_size < cfg.train_batch_size_tokens:
-        raise InputError(
-            f"n_batches_in_buffer * context_size = {buffer_size} tokens do not fill a batch of "
-            f"train_batch_size_tokens = {cfg.train_batch_size_tokens}; raise n_batches_in_buffer"
-        )
+    if not is_vision(cfg):
+        check_buffer(cfg, cfg.context_size, "context_size")
     if cfg.train_batch_size_tokens % n_ranks():
         raise InputError(
             f"{n_ranks()} processes cannot share steps of train_batch_size_tokens = "
@@ -161,8 +171,30 @@ def _check_settings(cfg: LanguageModelSAERunnerConfig[Any], options: Options) ->
             "several processes cannot share SAELens' cached activations (use_cached_activations); "
             "write a cache with `isae cache` and name it with --activations"
         )
+    until, n_steps = getattr(cfg.sae, "average_until", 0), cfg.total_training_steps
+    if until not in (0, n_steps):
+        raise InputError(
+            f"average_until is {until}, but the weights become their mean at the end of the run, "
+            f"which has {n_steps} steps: --average_from {2 * n_steps // 3} --average_until "
+            f"{n_steps}, or 0 for both"
+        )
     check_device(cfg.device)
     check_seed(cfg.seed)
+
+
+def check_buffer(cfg: LanguageModelSAERunnerConfig[Any], n_per_context: int, name: str) -> None:
+    """Refuse a buffer that does not hold a batch.
+
+    Args:
+        n_per_context: Activations of a context or an image.
+        name: What that is called.
+    """
+    buffer_size = cfg.n_batches_in_buffer * n_per_context
+    if buffer_size < cfg.train_batch_size_tokens:
+        raise InputError(
+            f"n_batches_in_buffer * {name} = {buffer_size} tokens do not fill a batch of "
+            f"train_batch_size_tokens = {cfg.train_batch_size_tokens}; raise n_batches_in_buffer"
+        )
 
 
 def model_and_text(

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import warnings
 from collections.abc import Generator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,40 +30,19 @@ from sae_lens_isae.progress import progress_bar
 from sae_lens_isae.training.checkpoints import fit
 from sae_lens_isae.training.data import TrainingData, opened_data
 from sae_lens_isae.training.data_parallel import Parallel, together
-from sae_lens_isae.training.preparation import Options, prepared
+from sae_lens_isae.training.images import train_on_images
+from sae_lens_isae.training.preparation import Options, is_vision, prepared
+from sae_lens_isae.training.results import ACTIVATIONS_FILENAME, TrainedSAE, TrainingResult
 from sae_lens_isae.training.seeds import Seeds, Vary, seeded_sae, seeds_of_runs
 
 if TYPE_CHECKING:
     from transformer_lens.HookedRootModule import HookedRootModule
-
-ACTIVATIONS_FILENAME = "activations.safetensors"
-
 
 _EVAL_PROMPTS = 8
 """Prompts in an evaluation batch: on two cores a batch of the model's own size takes minutes."""
 
 
 _NOT_WITH_SEVERAL_SAES = ("from_pretrained_path", "use_cached_activations", "compile_sae")
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainedSAE:
-    """One trained SAE and where its inference form was saved."""
-
-    name: str
-    sae: TrainingSAE[Any]
-    path: Path | None
-    metrics: dict[str, float]
-    """CE-loss score, explained variance and L0 from SAELens' `run_evals`; empty if not asked."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingResult:
-    """What a training run produced."""
-
-    saes: list[TrainedSAE]
-    activations_path: Path | None
-    """Activations that no SAE was trained on, for `isae pairwise`; None without output path."""
 
 
 def train(
@@ -129,6 +108,8 @@ def _train(
             sae.cfg.metadata.seeds_vary = vary
         order = {name: seeds.data for name, seeds in runs.items()}
         return _train_together(cfg, saes, order, options)
+    if is_vision(cfg):
+        return train_on_images(cfg, {"": seeded_sae(cfg.sae, cfg.seed)}, {"": cfg.seed}, options)
     with prepared(cfg, [], options) as setup:
         # from_pretrained_path brings its own weights
         sae = None if cfg.from_pretrained_path else seeded_sae(cfg.sae, cfg.seed)
@@ -179,6 +160,8 @@ def _train_together(
     order: Mapping[str, int],
     options: Options,
 ) -> TrainingResult:
+    if is_vision(cfg):
+        return train_on_images(cfg, saes, order, options)
     for name in _NOT_WITH_SEVERAL_SAES:
         if getattr(cfg, name):
             raise InputError(

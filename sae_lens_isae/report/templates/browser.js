@@ -10,7 +10,7 @@ for (const root of document.querySelectorAll(".browser")) {
   const columns = [
     { name: "latent", label: "latent", title: "number of the latent in its SAE", digits: 0 },
     ...data.columns,
-    { name: "active_on", label: "most active on", title: "tokens of its largest activations", digits: 0 },
+    { name: "active_on", label: "most active on", title: data.images ? "patches of its largest activations" : "tokens of its largest activations", digits: 0 },
   ];
   const state = { sae: 0, word: "all", query: "", sort: WORD || "latent", down: false, page: 0, open: null };
 
@@ -34,20 +34,33 @@ for (const root of document.querySelectorAll(".browser")) {
     for (let place = from; place < to; place++) text += token(place);
     return text;
   };
+  const patches = data.images ? data.images.grid[0] * data.images.grid[1] : 0;
+  const imageName = (place) => data.images.names[Math.floor(place / patches)];
+  const patchAt = (place, height) => {
+    const [rows, columns] = data.images.grid;
+    const [row, column] = [Math.floor((place % patches) / columns), place % columns];
+    const box = make("span", null, null, { class: "patch", title: `${imageName(place)}, row ${row + 1}, column ${column + 1}` });
+    make("img", null, box, { src: data.images.urls[Math.floor(place / patches)], alt: imageName(place), height });
+    const frame = make("span", null, box, { class: "frame" });
+    frame.style.cssText = `left: ${(100 * column) / columns}%; top: ${(100 * row) / rows}%; width: ${100 / columns}%; height: ${100 / rows}%`;
+    return box;
+  };
+  const strongestOf = (examples, n) => [...examples].sort((a, b) => Math.abs(b[0]) - Math.abs(a[0])).slice(0, n);
   const topTokens = (examples) => {
     if (!data.text) return "";
-    const strongest = [...examples].sort((a, b) => Math.abs(b[0]) - Math.abs(a[0])).slice(0, 8);
+    const strongest = strongestOf(examples, 8);
     return [...new Set(strongest.map(([, place]) => token(place).trim()))].slice(0, 3).join(" · ");
   };
 
   for (const sae of data.saes) {
     sae.place = new Map(sae.latents.map((latent, i) => [latent, i]));
     sae.rows = sae.examples.map((examples, i) => {
-      const tokens = data.text ? examples.map(([, place]) => token(place)) : [];
+      const named = data.text ? token : data.images ? imageName : null;
+      const tokens = named ? examples.map(([, place]) => named(place)) : [];
       const promoted = sae.promoted ? sae.promoted[i].flat() : [];
       const row = {
         latent: sae.latents[i],
-        active_on: topTokens(examples),
+        active_on: data.images ? [...new Set(strongestOf(examples, 3).map(([, place]) => imageName(place)))].join(" · ") : topTokens(examples),
         searched: [...tokens, ...promoted].join(" ").toLowerCase(),
       };
       for (const [name, values] of Object.entries(sae.values)) row[name] = values[i];
@@ -71,7 +84,7 @@ for (const root of document.querySelectorAll(".browser")) {
   }
   const search = make("input", null, make("label", "search ", controls), {
     type: "search",
-    placeholder: data.text ? "token or #latent" : "#latent",
+    placeholder: data.text ? "token or #latent" : data.images ? "image or #latent" : "#latent",
   });
   search.addEventListener("input", () => update({ query: search.value.trim().toLowerCase() }));
   make("button", "Download CSV", controls, { type: "button" }).addEventListener("click", download);
@@ -133,7 +146,12 @@ for (const root of document.querySelectorAll(".browser")) {
     for (const row of rows.slice(state.page * PER_PAGE, (state.page + 1) * PER_PAGE)) {
       const line = make("tr", null, body, { class: WORD ? row[WORD] : "" });
       for (const { name, digits } of columns) {
-        const cell = make("td", name === "latent" ? null : shown(row[name], digits), line);
+        const pictured = name === "active_on" && data.images;
+        const cell = make("td", name === "latent" || pictured ? null : shown(row[name], digits), line);
+        if (pictured) {
+          const examples = data.saes[state.sae].examples[data.saes[state.sae].place.get(row.latent)];
+          for (const [, place] of strongestOf(examples, 3)) cell.append(patchAt(place, 48));
+        }
         if (name !== "latent") continue;
         const open = state.open === row.latent;
         make("button", `${open ? "▾" : "▸"} ${row.latent}`, cell, {
@@ -205,8 +223,12 @@ for (const root of document.querySelectorAll(".browser")) {
     if (!examples.length) make("p", "Never active on these activations.", box);
     const list = make("ul", null, box);
     for (const [activation, place] of examples) {
-      const item = make("li", null, list);
+      const item = make("li", null, list, data.images ? { class: "pictured" } : {});
       make("span", activation.toPrecision(3), item, { class: activation < 0 ? "minus" : "plus" });
+      if (data.images) {
+        item.append(patchAt(place, 112));
+        continue;
+      }
       if (!data.text) {
         item.append(` sample ${place}`);
         continue;
