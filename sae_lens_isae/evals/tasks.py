@@ -13,7 +13,7 @@ from sae_lens import SAE
 from sae_lens_isae.cebench import StoryPair
 from sae_lens_isae.cebench.stories import PUBLISHED
 from sae_lens_isae.errors import explained
-from sae_lens_isae.evals.listed import EVALS
+from sae_lens_isae.evals.listed import AUTOINTERP, EVALS
 from sae_lens_isae.evals.results import RESULT_ENDING, BenchResult
 from sae_lens_isae.files import file_stem, fingerprint
 from sae_lens_isae.inputs.identity import text_identity
@@ -22,6 +22,7 @@ from sae_lens_isae.inputs.shared_model import SharedModel
 from sae_lens_isae.inputs.signs import CodeForm, has_signed_codes
 from sae_lens_isae.saebench.data import BenchData, BenchSettings, DataSource
 from sae_lens_isae.saebench.installed import saebench_version
+from sae_lens_isae.saebench.judge import Judge
 
 SCHEMA = 1
 
@@ -42,6 +43,9 @@ class BenchRequest:
     autocast: bool
     device: str
     trust_remote_code: bool
+    judge: Judge | None
+    judged: tuple[int, ...] | None
+    """Latents to judge, where they are given."""
 
 
 class BenchTask(NamedTuple):
@@ -68,24 +72,32 @@ def dependencies_of(
 ) -> dict[str, dict[str, Any]]:
     """All that a result depends on beside SAE, eval and form; of CE-bench, and of SAEBench."""
     common = {"schema": SCHEMA, "model": shared.identity, "autocast": request.autocast}
+    of_judge = ("judged_latents", "judged_tokens")
+    saebench = {
+        **common,
+        "saebench": saebench_version() if data.text else None,
+        "settings": {k: v for k, v in asdict(settings).items() if k not in of_judge},
+        "text": data.text,
+        "text_identity": text_identity(data.text) if data.text else None,
+        "probing": data.probing,
+        "scr": data.scr,
+        "tpp": data.tpp,
+        "sae_probes": data.sae_probes,
+        "sizes": {name: list(sizes) for name, sizes in data.sizes(settings).items()},
+        "texts": fingerprint([], {name: repr(texts) for name, texts in data.texts.items()}),
+    }
+    judged = {
+        "judge": request.judge and request.judge.name,
+        "latents": request.judged and list(request.judged),
+        **{name: getattr(settings, name) for name in of_judge},
+    }
     return {
+        AUTOINTERP: {**saebench, **judged},
+        "saebench": saebench,
         "ce_bench": {
             **common,
             "stories": data.stories or PUBLISHED,
             "pairs": fingerprint([], pairs),
-        },
-        "saebench": {
-            **common,
-            "saebench": saebench_version() if data.text else None,
-            "settings": asdict(settings),
-            "text": data.text,
-            "text_identity": text_identity(data.text) if data.text else None,
-            "probing": data.probing,
-            "scr": data.scr,
-            "tpp": data.tpp,
-            "sae_probes": data.sae_probes,
-            "sizes": {name: list(sizes) for name, sizes in data.sizes(settings).items()},
-            "texts": fingerprint([], {name: repr(texts) for name, texts in data.texts.items()}),
         },
     }
 

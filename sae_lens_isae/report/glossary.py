@@ -129,6 +129,12 @@ BENCH = {
     "independence": "largest difference of a latent between a pair and the mean of all pairs, 0 "
     "to 1.",
     "sparsity": "share of the latents that are active in a token.",
+    "interp": "autointerp: a judge explains latents from texts that they are active on, and picks "
+    "from its explanation alone, among 14 texts, those on which the latent is active; share of "
+    "right picks. One who picks none has 0.714.",
+    "interp over control": "score less that of the same judge with another latent's explanation; "
+    "0: the explanations say nothing.",
+    "unreadable": "share of the latents for which the judge's picks were no list of numbers.",
     "±": "standard deviation over seeds.",
     "non-negative form": "a signed SAE with each atom twice, once with either sign, and "
     "relu([z, -z]) as its code: what it rebuilds is the same. For evals that count or credit "

@@ -28,6 +28,8 @@ from sae_lens_isae.saebench.upstream import contained, with_model, with_texts
 if TYPE_CHECKING:
     from transformer_lens.HookedRootModule import HookedRootModule
 
+    from sae_lens_isae.saebench.autointerp import Judging
+
 _PARTIAL = ".partial"
 
 
@@ -45,6 +47,8 @@ class EvalContext:
     settings: BenchSettings
     artifacts: Path
     """Folder for activations and probes; its name must tell model, data and settings."""
+    judging: Judging | None = None
+    """Of autointerp."""
 
 
 def shared_fields(context: EvalContext) -> dict[str, Any]:

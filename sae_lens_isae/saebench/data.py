@@ -50,13 +50,17 @@ class BenchSettings:
     """Latents that SCR and TPP ablate; those beyond the dictionary are left out."""
     pairs: int = 3000
     """Pairs of stories that CE-bench reads, at most."""
+    judged_latents: int = 50
+    """Latents that a judge explains (autointerp)."""
+    judged_tokens: int = 100_000
+    """Of the text in which their examples are looked for."""
     sae_batch_size: int = 125
     llm_batch_size: int = 32
     seed: int = 42
 
     def __post_init__(self) -> None:
         check_seed(self.seed)
-        for name in ("train_size", "test_size", "context_size", "core_batches"):
+        for name in ("train_size", "test_size", "context_size", "core_batches", "judged_latents"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be >= 1, got {getattr(self, name)}")
 
@@ -69,6 +73,8 @@ class BenchSettings:
             context_size=128,
             core_batches=200,
             variance_batches=2000,
+            judged_latents=1000,
+            judged_tokens=2_000_000,
         )
 
 
