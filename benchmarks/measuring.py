@@ -11,7 +11,7 @@ from provenance import write_result
 
 from sae_lens_isae import audit, pairwise_identifiability
 from sae_lens_isae.demo_report import TABLE_FILENAME
-from sae_lens_isae.training.runs import ACTIVATIONS_FILENAME
+from sae_lens_isae.training.results import ACTIVATIONS_FILENAME
 
 
 def main() -> None:

@@ -26,7 +26,7 @@ def demo(
     """
     from sae_lens_isae.demo import run_demo, run_real_demo
     from sae_lens_isae.demo_report import PAGE_FILENAME, TABLE_FILENAME
-    from sae_lens_isae.training.runs import ACTIVATIONS_FILENAME
+    from sae_lens_isae.training.results import ACTIVATIONS_FILENAME
 
     out = out / ("real" if real else "synthetic")
     report = (run_real_demo if real else run_demo)(out, seeds)

@@ -27,7 +27,8 @@ from sae_lens_isae.progress import progress_bar
 from sae_lens_isae.synthetic import signed_synthetic_model
 from sae_lens_isae.training.caching import cache_activations
 from sae_lens_isae.training.data import HeldOut, held_out_of_cache
-from sae_lens_isae.training.runs import ACTIVATIONS_FILENAME, TrainedSAE, train
+from sae_lens_isae.training.results import ACTIVATIONS_FILENAME, TrainedSAE
+from sae_lens_isae.training.runs import train
 from sae_lens_isae.training.seeds import seeded_sae
 
 _HELD_OUT_SEED = 1_000_003

@@ -36,7 +36,8 @@ from sae_lens_isae.report.report import Report
 from sae_lens_isae.report.tables import Table
 from sae_lens_isae.training.checkpoints import LATEST, Stopped
 from sae_lens_isae.training.preparation import is_vision
-from sae_lens_isae.training.runs import ACTIVATIONS_FILENAME, train
+from sae_lens_isae.training.results import ACTIVATIONS_FILENAME
+from sae_lens_isae.training.runs import train
 from sae_lens_isae.training.seeds import Vary
 
 INDEX_FILENAME, STATE_FILENAME = "index.html", "report.json"

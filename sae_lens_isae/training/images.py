@@ -20,18 +20,18 @@ from sae_lens.constants import RUNNER_CFG_FILENAME
 from sae_lens.training.multi_sae_trainer import MultiSAETrainer
 from transformers import set_seed
 
-from sae_lens_isae.distributed import n_ranks, rank, wait_for_all
+from sae_lens_isae.distributed import n_ranks, rank
 from sae_lens_isae.errors import InputError
 from sae_lens_isae.files import whole_folder
-from sae_lens_isae.inputs.activation_files import save_activations
 from sae_lens_isae.inputs.image_sets import open_images
 from sae_lens_isae.inputs.vision_models import load_vision_model
 from sae_lens_isae.training.activation_stream import MixedActivations
 from sae_lens_isae.training.checkpoints import fit
 from sae_lens_isae.training.data import TrainingData, mixed, next_activations, opened_cache
+from sae_lens_isae.training.held_out import HeldOut
 from sae_lens_isae.training.image_batches import ImageBatches
 from sae_lens_isae.training.preparation import Options, check_buffer, prepared
-from sae_lens_isae.training.results import ACTIVATIONS_FILENAME, TrainedSAE, TrainingResult
+from sae_lens_isae.training.results import TrainingResult, finish
 
 _METADATA = ("model_name", "model_class_name", "model_from_pretrained_kwargs", "hook_name")
 
@@ -98,7 +98,7 @@ def train_on_images(
             else:
                 data = opened.enter_context(_opened_images(cfg, seeds))
             _fit(cfg, saes, data, setup.resume_from)
-            return _finish(cfg, saes, data, options)
+            return finish(cfg, saes, data, options.n_kept_activations, _evaluate)
 
 
 @contextlib.contextmanager
@@ -214,40 +214,13 @@ def _write_config(cfg: LanguageModelSAERunnerConfig[Any], folder: str | Path | N
         (Path(folder) / RUNNER_CFG_FILENAME).write_text(json.dumps(cfg.to_dict()))
 
 
-def _finish(
-    cfg: LanguageModelSAERunnerConfig[Any],
-    saes: dict[str, TrainingSAE[Any]],
-    data: TrainingData,
-    options: Options,
-) -> TrainingResult:
-    if rank():
-        wait_for_all()
-        return TrainingResult(saes=[], activations_path=None)
-    output = Path(cfg.output_path) if cfg.output_path is not None else None
-    activations_path, held_out = None, None
-    if options.n_kept_activations > 0:
-        held_out = data.held_out(options.n_kept_activations)
-        if output is not None:
-            activations_path = output / ACTIVATIONS_FILENAME
-            save_activations(activations_path, *held_out)
-    trained = [
-        TrainedSAE(
-            name=name or sae.cfg.architecture(),
-            sae=sae,
-            path=output / name if output is not None else None,
-            metrics=_evaluate(sae, held_out.activations) if held_out is not None else {},
-        )
-        for name, sae in saes.items()
-    ]
-    wait_for_all()
-    return TrainingResult(saes=trained, activations_path=activations_path)
-
-
 @torch.no_grad()
-def _evaluate(sae: TrainingSAE[Any], activations: torch.Tensor) -> dict[str, float]:
+def _evaluate(sae: TrainingSAE[Any], held_out: HeldOut | None) -> dict[str, float]:
     """Explained variance and L0 on held-out activations."""
+    if held_out is None:
+        return {}
     sae.eval()
-    x = activations.to(sae.device)
+    x = held_out.activations.to(sae.device)
     codes = sae.encode(x)
     error = (x - sae.decode(codes)).square().sum()
     return {

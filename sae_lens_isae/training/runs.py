@@ -23,16 +23,14 @@ from sae_lens.training.activation_scaler import ActivationScaler
 from transformers import set_seed
 
 from sae_lens_isae._private import MultiRunner, SingleRunner
-from sae_lens_isae.distributed import rank, wait_for_all
 from sae_lens_isae.errors import InputError
-from sae_lens_isae.inputs.activation_files import save_activations
-from sae_lens_isae.progress import progress_bar
 from sae_lens_isae.training.checkpoints import fit
 from sae_lens_isae.training.data import TrainingData, opened_data
 from sae_lens_isae.training.data_parallel import Parallel, together
+from sae_lens_isae.training.held_out import HeldOut
 from sae_lens_isae.training.images import train_on_images
 from sae_lens_isae.training.preparation import Options, is_vision, prepared
-from sae_lens_isae.training.results import ACTIVATIONS_FILENAME, TrainedSAE, TrainingResult
+from sae_lens_isae.training.results import TrainingResult, finish
 from sae_lens_isae.training.seeds import Seeds, Vary, seeded_sae, seeds_of_runs
 
 if TYPE_CHECKING:
@@ -265,26 +263,12 @@ def _finish(
     data: TrainingData,
     options: Options,
 ) -> TrainingResult:
-    if rank():
-        # the first evaluates, and the group ends for all at once
-        wait_for_all()
-        return TrainingResult(saes=[], activations_path=None)
-    store, model = runner.activations_store, runner.model
-    output = Path(cfg.output_path) if cfg.output_path is not None else None
-    activations_path = None
-    # before the evaluation, which reads on in the text
-    if output is not None and options.n_kept_activations > 0:
-        activations_path = output / ACTIVATIONS_FILENAME
-        save_activations(activations_path, *data.held_out(options.n_kept_activations))
     n_batches = options.n_eval_batches
-    trained = [
-        TrainedSAE(
-            name=name or sae.cfg.architecture(),
-            sae=sae,
-            path=output / name if output is not None else None,
-            metrics=evaluate(sae, store, model, n_batches) if n_batches else {},
-        )
-        for name, sae in progress_bar(saes.items(), desc="Evaluating", unit="SAE")
-    ]
-    wait_for_all()
-    return TrainingResult(saes=trained, activations_path=activations_path)
+
+    def evaluated(sae: TrainingSAE[Any], held_out: HeldOut | None) -> dict[str, float]:
+        del held_out
+        if not n_batches:
+            return {}
+        return evaluate(sae, runner.activations_store, runner.model, n_batches)
+
+    return finish(cfg, saes, data, options.n_kept_activations, evaluated)
