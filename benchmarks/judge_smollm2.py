@@ -4,10 +4,10 @@
     python benchmarks/judge_smollm2.py --judge URL --latents 100
 
 Two seeds of TopK on SmolLM2 after block 9 (`configs/smollm2_topk.yaml`) with and without WSAE's
-weights (Cui et al. 2025). Of every variant's first seed the judge explains latents of the third that
-the other seed agrees with best, by the cosine of the matched atoms, and of the third that it agrees
-with least, alike in how often they fire; and it is asked once more with wrong explanations. A judge as small as
-the model that comes as a package shows that everything works, and no more.
+weights (Cui et al. 2025). Of every variant's first seed the judge explains latents of the third
+that the other seed agrees with best, by the cosine of the matched atoms, and of the third that it
+agrees with least, alike in how often they fire; and it is asked once more with wrong explanations.
+A judge as small as the model that comes as a package shows that everything works, and no more.
 """
 
 from __future__ import annotations
