@@ -56,6 +56,41 @@ def run_autointerp(
     """Explain latents and score the explanations; the result as SAEBench lays it out."""
     judging = context.judging
     assert judging is not None
+    judge = KeptAnswers(judging.judge, judging.answers / f"{name}_answers.jsonl")
+    with contained():
+        interp = _interp(context, sae, adapter, judging, judge)
+        found = interp.judged()
+        if len(found) < 2:
+            raise InputError(
+                f"{name}: {len(found)} latents could be judged; the text has too few tokens, or "
+                f"the judge {judge.name} answers nothing that can be read ({judging.answers})"
+            )
+        wrong = _moved([found[latent]["explanation"] for latent in sorted(found)])
+        control = interp.judged(dict(zip(sorted(found), wrong, strict=True)))
+    gains = {n: found[n]["score"] - control[n]["score"] for n in found.keys() & control.keys()}
+    right = [row["score"] for row in found.values()]
+    return {
+        "eval_type_id": "autointerp",
+        "eval_config": {**interp.cfg.__dict__, "judge": judge.name},
+        "eval_result_metrics": {
+            "autointerp": scores(right, gains, 1 - len(found) / interp.n_asked)
+        },
+        "eval_result_details": [],
+        "eval_result_unstructured": {
+            str(latent): {**row, "control_score": control.get(latent, {}).get("score")}
+            for latent, row in found.items()
+        },
+    }
+
+
+def _interp(
+    context: EvalContext,
+    sae: SAE[Any],
+    adapter: SAEBenchAdapter,
+    judging: Judging,
+    judge: KeptAnswers,
+) -> Any:
+    """SAEBench's object, with the text and the latents to judge."""
     main = module("sae_bench.evals.autointerp.main")
     collection = module("sae_bench.sae_bench_utils.activation_collection")
     settings = context.settings
@@ -71,57 +106,28 @@ def run_autointerp(
         llm_dtype=str(next(context.model.parameters()).dtype).removeprefix("torch."),
         total_tokens=settings.judged_tokens,
     )
-    judge = KeptAnswers(judging.judge, judging.answers / f"{name}_answers.jsonl")
-    with contained():
-        tokens = _tokens(context, sae)
-        model = _Readable(context.model)
-        sparsity = collection.get_feature_activation_sparsity(
-            tokens,
-            model,
-            adapter,
-            config.llm_batch_size,
-            adapter.cfg.hook_layer,
-            adapter.cfg.hook_name,
-            mask_bos_pad_eos_tokens=True,
-        )
-        random.seed(settings.seed)
-        torch.manual_seed(settings.seed)
-        interp = _asked(main, judge)(
-            cfg=config,
-            model=model,
-            sae=adapter,
-            tokenized_dataset=tokens,
-            sparsity=sparsity,
-            device=context.device,
-            api_key="",
-        )
-        found = interp.judged()
-        if len(found) < 2:
-            raise InputError(
-                f"{name}: {len(found)} latents could be judged; the text has too few tokens, or "
-                f"the judge {judge.name} answers nothing that can be read ({judging.answers})"
-            )
-        wrong = _moved([found[latent]["explanation"] for latent in sorted(found)])
-        control = interp.judged(dict(zip(sorted(found), wrong, strict=True)))
-    return {
-        "eval_type_id": main.EVAL_TYPE_ID_AUTOINTERP,
-        "eval_config": {**config.__dict__, "judge": judge.name},
-        "eval_result_metrics": {
-            "autointerp": scores(
-                [row["score"] for row in found.values()],
-                {
-                    latent: found[latent]["score"] - control[latent]["score"]
-                    for latent in found.keys() & control.keys()
-                },
-                1 - len(found) / interp.n_asked,
-            )
-        },
-        "eval_result_details": [],
-        "eval_result_unstructured": {
-            str(latent): {**row, "control_score": control.get(latent, {}).get("score")}
-            for latent, row in found.items()
-        },
-    }
+    tokens = _tokens(context, sae)
+    model = _Readable(context.model)
+    sparsity = collection.get_feature_activation_sparsity(
+        tokens,
+        model,
+        adapter,
+        config.llm_batch_size,
+        adapter.cfg.hook_layer,
+        adapter.cfg.hook_name,
+        mask_bos_pad_eos_tokens=True,
+    )
+    random.seed(settings.seed)
+    torch.manual_seed(settings.seed)
+    return _asked(main, judge)(
+        cfg=config,
+        model=model,
+        sae=adapter,
+        tokenized_dataset=tokens,
+        sparsity=sparsity,
+        device=context.device,
+        api_key="",
+    )
 
 
 def scores(

@@ -52,7 +52,7 @@ def test_they_are_those_that_the_activations_come_from(tiny_model, trained, tmp_
         # one pass more: tokens are those of the last
         for _ in range(2):
             rows = torch.cat(list(source.batches(32)))
-        text = source.text()
+        text = source.origin()
         assert text is not None
         _, seen = model.run_with_cache(
             text.token_ids.long(), names_filter=[HOOK], prepend_bos=False
@@ -67,8 +67,8 @@ def test_they_are_those_that_the_activations_come_from(tiny_model, trained, tmp_
 
 def test_without_tokens_there_are_none(tmp_path):
     save_activations(tmp_path / "x.safetensors", torch.randn(5, 3))
-    assert open_activations(str(tmp_path / "x.safetensors")).text() is None
-    assert open_activations("synthetic:iid,num_features=8,hidden_dim=4,k=2").text() is None
+    assert open_activations(str(tmp_path / "x.safetensors")).origin() is None
+    assert open_activations("synthetic:iid,num_features=8,hidden_dim=4,k=2").origin() is None
     assert token_text(None, torch.zeros(1, 1, dtype=torch.long), torch.zeros(1)) is None
 
 
@@ -76,7 +76,7 @@ def test_a_file_gives_back_what_was_written(tmp_path):
     text = TokenText(torch.tensor([[3, 1], [2, 3]]), torch.tensor([1, 2, 3]), {1: "é", 2: " b\n",
                      3: "<script>"})  # fmt: skip
     save_activations(tmp_path / "x.safetensors", torch.randn(3, 4), text)
-    found = open_activations(str(tmp_path / "x.safetensors")).text()
+    found = open_activations(str(tmp_path / "x.safetensors")).origin()
     assert found is not None
     assert [found.excerpt(row) for row in range(3)] == [
         ("<script>", "é", ""),

@@ -76,7 +76,9 @@ def test_batches_are_the_patches_of_every_image(here, tmp_path, once):
 
 def test_sae_lens_trainer_takes_the_activations(here):
     model, images = map(str, here)
-    cfg = SAETrainerConfig(total_training_samples=32 * 10, train_batch_size_samples=32, lr=1e-2)
+    cfg = SAETrainerConfig(
+        total_training_samples=32 * 10, train_batch_size_samples=32, lr=1e-2, lr_end=1e-2
+    )
     sae = make_sae(isae_config("iSAE"))
     with image_data_provider(
         model, images, 1, batch_size=32, buffer_size=100, images_at_once=2
