@@ -53,6 +53,7 @@ def test_every_model_class_gives_the_same_activations(model_class, text):
     torch.testing.assert_close(cache[hook], expected, rtol=1e-3, atol=1e-2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model_class", HOOKS)
 def test_prompts_are_answered_and_features_ablated_in_every_model_class(model_class):
     hook = HOOKS[model_class]
@@ -135,6 +136,7 @@ def test_activations_by_what_a_checkpoint_knows_are_the_rows_that_training_sees(
     assert found.proxy is not None
 
 
+@pytest.mark.slow
 def test_a_checkpoint_in_the_hooked_models_of_sae_lens(trained, text):
     _, model, trained_folder, _ = trained
     sae = SAE.load_from_disk(trained_folder)

@@ -39,6 +39,7 @@ def trained(tmp_path_factory):
     return root, report
 
 
+@pytest.mark.slow
 def test_a_release_is_loaded_from_the_hubs_cache_elsewhere(trained, tmp_path):
     root, _ = trained
     release = sharing.prepare_release(root / "out", REPOSITORY, tmp_path / "r", root / "report")

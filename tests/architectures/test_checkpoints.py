@@ -61,7 +61,14 @@ def test_export_equals_training(variant, normalization, tmp_path, activations):
     assert loaded.cfg.normalize_activations == ("none" if stateless else normalization)
 
 
-@pytest.mark.parametrize("normalization", ["none", "covariance_whitening", "constant_norm_rescale"])
+@pytest.mark.parametrize(
+    "normalization",
+    [
+        "none",
+        pytest.param("covariance_whitening", marks=pytest.mark.slow),
+        pytest.param("constant_norm_rescale", marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("variant", LINEAR_VARIANTS)
 def test_stock_sae_lens_reads_the_export_without_the_plugin(
     variant, normalization, tmp_path, activations

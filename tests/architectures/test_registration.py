@@ -45,6 +45,7 @@ def test_importing_again_and_reloading_is_harmless():
     assert isinstance(TrainingSAE.from_dict(cfg.to_dict()), sae_lens_isae.ISAEMETrainingSAE)
 
 
+@pytest.mark.slow
 def test_a_second_copy_of_the_modules_replaces_the_first():
     code = """
 import sys, sae_lens_isae

@@ -49,6 +49,7 @@ def config(tiny_model, tmp_path):
     return path
 
 
+@pytest.mark.slow
 def test_sae_lens_own_command_line_trains_isae_me(tiny_model, tmp_path):
     code = """
 import runpy, sae_lens_isae

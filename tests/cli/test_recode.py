@@ -62,6 +62,7 @@ def test_prompts_in_the_running_model(folder):
     assert second == report
 
 
+@pytest.mark.slow
 def test_no_correct_prompt_leaves_the_ablation_out(folder):
     result = isae("recode", "a", "--prompts", "wrong.csv", *QUICK, cwd=folder)
     assert result.returncode == 0, result.stderr[-3000:]
@@ -152,6 +153,7 @@ def test_gemma_scope_from_the_hubs_cache(hub, tmp_path):
     assert omp["jaccard"] > 0.8
 
 
+@pytest.mark.slow
 def test_offline_without_the_sae_says_what_to_download(tmp_path):
     result = isae(
         *("recode", "--release", RELEASE, "--sae-id", SAE_ID, "--activations", "x.npy"),

@@ -167,6 +167,7 @@ def test_every_eval_and_saebenchs_own_plots(tiny_model, two_saes, tmp_path, few_
     assert {picture.parent for picture in pictures} == {tmp_path / "elsewhere" / "plots"}
 
 
+@pytest.mark.slow
 def test_results_do_not_depend_on_the_other_saes(tiny_model, two_saes, tmp_path, few_texts):
     evals = ("sparse_probing", "scr", "tpp")
     both = bench(two_saes, tiny_model, tmp_path / "both", evals)
@@ -267,6 +268,7 @@ def test_saes_that_do_not_fit_the_model(tiny_model, tmp_path):
         bench([str(tmp_path / "deep")], tiny_model, tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_the_hubs_data_sets_run_as_saebench_has_them(tiny_model, two_saes, tmp_path, monkeypatch):
     """SAEBench's own loading and selection, on rows in the form of the hub's."""
     from sae_bench.evals.scr_and_tpp import dataset_creation
