@@ -139,7 +139,8 @@ def train(
             for trained in result.saes
         ]
         headers = ["SAE", *(_METRICS[metric] for metric in measured)]
-        print_table(Console(), Table("Held out", headers, rows))
+        title = "SAELens run_evals" if "ce_loss_score" in measured else "Held out"
+        print_table(Console(), Table(title, headers, rows))
     paths = [str(trained.path) for trained in result.saes if trained.path is not None]
     for path in paths:
         print(f"wrote {path}")
