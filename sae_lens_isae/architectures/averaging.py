@@ -29,10 +29,11 @@ class WeightAverage(torch.nn.Module):
             self.register_buffer(name, torch.zeros_like(parameter))
 
     @torch.no_grad()
-    def before_step(self, parameters: Parameters, n_steps: int) -> None:
+    def before_step(self, sae: torch.nn.Module, n_steps: int) -> None:
         """Count the parameters where it is time, and before the last step let them be their mean.
 
         Args:
+            sae: Whose parameters these are.
             n_steps: Training steps so far.
         """
         if n_steps == self._until:
@@ -43,6 +44,7 @@ class WeightAverage(torch.nn.Module):
             )
         if not self._first <= n_steps < self._until:
             return
+        parameters = dict(sae.named_parameters())
         for name, mean in self.named_buffers():
             mean.lerp_(parameters[name], 1 / (n_steps - self._first + 1))
             if n_steps == self._until - 1:

@@ -300,7 +300,7 @@ class ISAETrainingSAE(LossTermsMixin, TopKTrainingSAE):
         if dead is not None:
             self._slots.update(dead)
         if self.weight_average is not None:
-            self.weight_average.before_step(dict(self.named_parameters()), self.n_steps)
+            self.weight_average.before_step(self, self.n_steps)
         self.n_steps += 1
         self.prepare_terms(step_input.sae_in)
 

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from datasets import DatasetDict, load_dataset, load_from_disk
 from datasets import Image as ImageFeature
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from sae_lens_isae.errors import InputError, MissingInputError, explained
 from sae_lens_isae.files import fingerprint
@@ -31,7 +31,6 @@ _SHUFFLED = 10_000
 """Images of a streamed data set among which the next one is drawn."""
 _UNREADABLE = (
     OSError,
-    UnidentifiedImageError,
     ValueError,
     SyntaxError,
     Image.DecompressionBombError,

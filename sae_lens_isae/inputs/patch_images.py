@@ -70,7 +70,7 @@ def origin_of_file(file: safe_open) -> Origin | None:
     sizes: list[int] = file.get_tensor("thumbnail_sizes").tolist()
     parts = file.get_tensor("thumbnails").split(sizes)
     return PatchImages(
-        [bytes(part.tolist()) for part in parts],
+        [part.numpy().tobytes() for part in parts],
         settings["names"],
         tuple(settings["grid"]),
         file.get_tensor("places"),

@@ -67,7 +67,7 @@ def run_autointerp(
             )
         wrong = _moved([found[latent]["explanation"] for latent in sorted(found)])
         control = interp.judged(dict(zip(sorted(found), wrong, strict=True)))
-    gains = {n: found[n]["score"] - control[n]["score"] for n in found.keys() & control.keys()}
+    gains = [found[n]["score"] - control[n]["score"] for n in sorted(found) if n in control]
     right = [row["score"] for row in found.values()]
     return {
         "eval_type_id": "autointerp",
@@ -130,17 +130,14 @@ def _interp(
     )
 
 
-def scores(
-    right: Sequence[float], above_control: dict[int, float], unreadable: float
-) -> dict[str, float]:
+def scores(right: Sequence[float], gains: Sequence[float], unreadable: float) -> dict[str, float]:
     """The numbers of the table.
 
     Args:
         right: The score of every latent.
-        above_control: By latent, its score less that with a wrong explanation.
+        gains: The score less that with a wrong explanation, where both could be read.
         unreadable: Share of the latents for which the judge's picks could not be read.
     """
-    gains = list(above_control.values())
     spread = stdev(gains) if len(gains) > 1 else math.nan
     return {
         "autointerp_score": mean(right),

@@ -34,6 +34,10 @@ from sae_lens_isae.training.held_out import HeldOut
 from sae_lens_isae.training.llm_batches import Batches, FreshBatches, LLMBatches, StoredBatches
 
 
+def _nothing_to_load(folder: Path) -> None:
+    """SAELens does not say how far it has read in a cache, and writes no checkpoints on images."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainingData:
     """The activations of a run."""
@@ -43,7 +47,7 @@ class TrainingData:
     stream: ActivationStream
     held_out: Callable[[int], HeldOut]
     """So many activations that no SAE was trained on, once training is over."""
-    load_elsewhere: Callable[[Path], None]
+    load_elsewhere: Callable[[Path], None] = _nothing_to_load
     """Go on near where a checkpoint of SAELens itself was written."""
 
 
@@ -118,7 +122,6 @@ def opened_cache(
             seeds=dict(seeds),
             stream=stream,
             held_out=partial(held_out_of_cache, cache),
-            load_elsewhere=_nothing_to_load,
         )
 
 
@@ -153,10 +156,6 @@ def mixed(
 def _skip_texts(contexts: Contexts, folder: Path) -> None:
     state = load_file(folder / ACTIVATIONS_STORE_STATE_FILENAME)
     contexts.start_at_text(int(state["n_dataset_processed"]))
-
-
-def _nothing_to_load(folder: Path) -> None:
-    """SAELens does not say how far it has read in a cache."""
 
 
 def held_out_of_cache(cache: ActivationCache, n: int) -> HeldOut:

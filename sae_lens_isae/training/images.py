@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Generator, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,13 @@ from sae_lens_isae.training.image_batches import ImageBatches
 from sae_lens_isae.training.preparation import Options, check_buffer, prepared
 from sae_lens_isae.training.results import TrainingResult, finish
 
-_METADATA = ("model_name", "model_class_name", "model_from_pretrained_kwargs", "hook_name")
+_METADATA = (
+    "model_name",
+    "model_class_name",
+    "model_from_pretrained_kwargs",
+    "hook_name",
+    "dataset_path",
+)
 
 
 def image_batches(cfg: LanguageModelSAERunnerConfig[Any], once: bool = False) -> ImageBatches:
@@ -88,7 +95,6 @@ def train_on_images(
         for name, sae in saes.items():
             for field in _METADATA:
                 setattr(sae.cfg.metadata, field, getattr(cfg, field))
-            sae.cfg.metadata.dataset_path = cfg.dataset_path
             sae.cfg.metadata.data_seed = seeds[name]
         with contextlib.ExitStack() as opened:
             if setup.cache is not None:
@@ -163,15 +169,10 @@ def _opened_images(
         yield TrainingData(
             seeds=dict(seeds),
             stream=stream,
-            held_out=lambda n: next_activations(batches, n),
-            load_elsewhere=_no_other_checkpoints,
+            held_out=partial(next_activations, batches),
         )
     finally:
         batches.close()
-
-
-def _no_other_checkpoints(folder: Path) -> None:
-    """SAELens writes none of runs on images."""
 
 
 def _fit(
