@@ -22,7 +22,7 @@ from sae_lens_isae.training.runs import train
 
 VARIANTS = ("jumprelu", "topk", "isae_me")
 FLAGS = ["--d_sae", "2048", "--training_tokens", "400000", "--lr_decay_steps", "312"]
-AVERAGED = ["--average_from", "1041", "--average_until", "1562"]
+AVERAGED = ["--average_from", "1042", "--average_until", "1563"]
 """Of our own architectures."""
 CONFIGS = Path(__file__).parent.parent / "configs"
 

@@ -46,6 +46,7 @@ def test_one_seed_has_no_pairs(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_the_papers_order_comes_out(tmp_path):
     """Signs help the dictionary, the multistep encoder the codes (Nelson et al. 2026, Table 1)."""
     topk, abstopk, isae, isae_me = run_demo(tmp_path).rows

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -171,7 +172,9 @@ def _check_settings(cfg: LanguageModelSAERunnerConfig[Any], options: Options) ->
             "several processes cannot share SAELens' cached activations (use_cached_activations); "
             "write a cache with `isae cache` and name it with --activations"
         )
-    until, n_steps = getattr(cfg.sae, "average_until", 0), cfg.total_training_steps
+    # `cfg.total_training_steps` leaves out a last step that begins with tokens to go
+    n_steps = math.ceil(cfg.training_tokens / cfg.train_batch_size_tokens)
+    until = getattr(cfg.sae, "average_until", 0)
     if until not in (0, n_steps):
         raise InputError(
             f"average_until is {until}, but the weights become their mean at the end of the run, "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from sae_lens_isae.errors import InputError
 from sae_lens_isae.inputs.comparable import what_seeds_varied
 from sae_lens_isae.training.config import load_runner_config
 from sae_lens_isae.training.runs import train
-from tests.conftest import D_IN, D_SAE, K, make_sae
+from tests.conftest import D_IN, D_SAE, K, isae_config, make_sae
 from tests.training.test_recovery import runner_config as lm_config
 
 VARIANT_FIELDS = ("activation", "arip_weight", "encoder_steps", "step_matrix")
@@ -119,6 +120,17 @@ def test_the_configs_of_a_model_differ_in_the_variant_and_its_learning_rate_only
 def runner_config(**settings):
     sae = ISAETrainingSAEConfig(D_IN, D_SAE, k=K)
     return LanguageModelSAERunnerConfig(sae=sae, checkpoint_path=None, **settings)
+
+
+def test_averaging_ends_with_a_run_whose_tokens_are_no_whole_number_of_steps(
+    tiny_model, tmp_path, recwarn
+):
+    sae = isae_config("iSAE", average_from=4, average_until=6)
+    cfg = lm_config(tiny_model, tmp_path, sae=sae, training_tokens=64 * 5 + 1, n_checkpoints=0)
+    train(cfg, n_eval_batches=0)
+    assert not [w for w in recwarn if "average" in str(w.message)]
+    with pytest.raises(InputError, match="which has 6 steps"):
+        train(replace(cfg, sae=replace(sae, average_until=5)), n_eval_batches=0)
 
 
 def test_seeds_must_be_positive():

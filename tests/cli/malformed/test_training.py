@@ -75,7 +75,7 @@ FLAGS: dict[tuple[object, ...], str] = {
     ("--architecture", "isae", "--k"): "the command line",
     ("--architecture", "isae", "--activation", "relu"): "relu",
     ("--architecture", "isae", "--arip_weight", -1): "arip_weight must be a number >= 0",
-    ("--architecture", "isae", "--average_from", 1, "--average_until", 3): "which has 2 steps",
+    ("--architecture", "isae", "--average_from", 1, "--average_until", 2): "which has 3 steps",
     ("--architecture", "isae", "--model_name", "gguf:none.gguf"): "no GGUF file none.gguf",
     ("--architecture", "isae", "--model_name", "gguf:no_package"): "'no_package' is not installed",
     ("--architecture", "isae", "--model_name", "gguf:x.gguf"): "x.gguf is not a GGUF file (0 bytes",
