@@ -1,8 +1,9 @@
 """The best one-to-one assignment of a score matrix that is too large to hold, with a certificate.
 
-An exact sparse solver (scipy) works on the best entries of every row. Its dual prices then bound
-what any assignment of the whole matrix could reach: for prices v >= 0 on the columns no assignment
-exceeds
+Rows bid for columns (Bertsekas 1988, the auction algorithm) among the best entries of each row, all
+rows that have none at once. A bid raises a column's price to what the row would lose by its second
+choice, plus a step; with the last step the total is within one step a row of the best. For prices
+v >= 0 on the columns no assignment of the whole matrix exceeds
 
     sum_i max_j (score_ij - v_j) + sum_j v_j.
 
@@ -17,8 +18,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from scipy.sparse import csr_array
-from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 
 from sae_lens_isae.errors import InputError
 from sae_lens_isae.progress import progress_bar
@@ -27,10 +26,17 @@ Scores = Callable[[Int[torch.Tensor, " chosen"]], Float[torch.Tensor, "chosen co
 """The scores of some rows, on any device."""
 
 _N_CANDIDATES = 64
-_BLOCK_NUMBERS = 2**25
+_BLOCK_NUMBERS = 2**26
 _MAX_ROUNDS = 12
-_ROUNDING = 1e-9
-"""Improvements of a price below this are rounding of the solver's double precision."""
+_FIRST_STEP, _FINER, _FINEST_STEP = 1e-2, 4, 1e-7
+"""Steps begin large, so that rows that want the same columns settle soon, and become finer."""
+_MOST_TURNS = 100_000
+"""Turns of bidding in a round of candidates. Rows that still have no column get one that is free,
+and the certificate says what that may cost."""
+_FEW = 10
+"""A step ends before the last one as soon as one in so many rows waits."""
+_ROUNDING = 1e-7
+"""Scores are float32: two products of the same atoms may differ by so much."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +52,7 @@ class Assignment:
 
 @dataclass
 class _Candidates:
-    """Entries that the solver may use, and what is known of all others."""
+    """Entries that may be used, sorted by row, and what is known of all others."""
 
     row: Int[torch.Tensor, " entries"]
     column: Int[torch.Tensor, " entries"]
@@ -72,19 +78,20 @@ def assign(
     if n_rows > n_columns:
         raise InputError(f"cannot give {n_rows} rows a column each, there are {n_columns}")
     candidates = _first_candidates(scores, n_rows, n_columns)
+    auction = _Auction(n_rows, n_columns, floor)
     best: Assignment | None = None
     n_new = _N_CANDIDATES
     for _ in range(_MAX_ROUNDS):
-        columns = _solve(candidates, n_rows, n_columns, floor)
-        prices = _prices(candidates, columns, n_columns, floor)
+        auction.settle(candidates, max(tolerance, _FINEST_STEP) / 2)
+        prices = auction.prices
         row_value = _row_maximum(candidates, prices, n_rows).clamp_min(floor)
-        doubtful = (candidates.unseen > row_value + _ROUNDING).nonzero()[:, 0]
+        doubtful = (candidates.unseen > row_value).nonzero()[:, 0]
         found, reduced = _price(scores, doubtful, prices, min(n_new, n_columns))
         bound = row_value
         if len(doubtful):
             bound = row_value.scatter_reduce(0, doubtful, reduced[:, 0], "amax")
-        complete = _complete(columns, n_columns)
-        total = _total(scores, candidates, complete, columns)
+        complete = _complete(auction.pairs, n_columns)
+        total = _total(scores, candidates, complete, auction.pairs)
         current = Assignment(complete, total, float(bound.sum() + prices.sum()))
         # bounds of different prices all hold
         best = current if best is None else _better(best, current)
@@ -142,98 +149,135 @@ def _add(
     candidates.row, candidates.column, candidates.score = row[kept], column[kept], score[kept]
 
 
-def _solve(
-    candidates: _Candidates, n_rows: int, n_columns: int, floor: float
-) -> Int[torch.Tensor, " rows"]:
-    """The best assignment on the candidates; -1 for a row that is better off at the floor."""
-    columns = _obvious(candidates, n_rows, n_columns, floor)
-    taken = torch.zeros(n_columns, dtype=torch.bool)
-    taken[columns[columns >= 0]] = True
-    open_rows = (columns < 0).nonzero()[:, 0]
-    if not len(open_rows):
-        return columns
-    kept = (columns[candidates.row] < 0) & ~taken[candidates.column]
-    place = torch.zeros(n_rows, dtype=torch.long)
-    place[open_rows] = torch.arange(len(open_rows))
-    column_place = torch.cumsum(~taken, 0) - 1
-    n_open = int((~taken).sum())
-    # beside its candidates each row has a column of its own at the floor: there is always a full
-    # assignment; scipy drops entries of weight 0, hence the shift
-    own = torch.arange(len(open_rows))
-    row = torch.cat([place[candidates.row[kept]], own])
-    column = torch.cat([column_place[candidates.column[kept]], n_open + own])
-    weight = torch.cat([candidates.score[kept] - floor + 1, torch.ones(len(own)).double()])
-    matrix = csr_array(
-        (weight.numpy(), (row.numpy().astype(np.int32), column.numpy().astype(np.int32))),
-        shape=(len(own), n_open + len(own)),
-    )
-    _, assigned = min_weight_full_bipartite_matching(matrix, maximize=True)
-    assigned = torch.from_numpy(np.asarray(assigned, dtype=np.int64))
-    free = (~taken).nonzero()[:, 0]
-    real = assigned < n_open
-    columns[open_rows[real]] = free[assigned[real]]
-    return columns
-
-
-def _obvious(
-    candidates: _Candidates, n_rows: int, n_columns: int, floor: float
-) -> Int[torch.Tensor, " rows"]:
-    """Pairs that belong to some best assignment, -1 elsewhere.
-
-    Where an entry exceeds the sum of the next best of its row and of its column, exchanging
-    partners cannot gain. They are most pairs of two good dictionaries, and leave the solver little.
-    """
-    row, column, score = candidates.row, candidates.column, candidates.score - floor
-    row_best, row_next = _best_two(row, score, n_rows)
-    column_best, column_next = _best_two(column, score, n_columns)
-    fixed = (
-        (score == row_best[row])
-        & (score == column_best[column])
-        & (score > row_next[row] + column_next[column])
-    )
-    columns = torch.full((n_rows,), -1)
-    columns[row[fixed]] = column[fixed]
-    return columns
-
-
-def _best_two(
-    group: Int[torch.Tensor, " entries"], score: Float[torch.Tensor, " entries"], n: int
-) -> tuple[Float[torch.Tensor, " groups"], Float[torch.Tensor, " groups"]]:
-    """Largest and second largest score of every group, 0 where there is none."""
-    best = score.new_zeros(n).scatter_reduce(0, group, score, "amax")
-    top = score == best[group]
-    rest = score.new_zeros(n).scatter_reduce(0, group[~top], score[~top], "amax")
-    tied = torch.bincount(group[top], minlength=n) > 1
-    return best, torch.where(tied, best, rest)
-
-
-def _prices(
-    candidates: _Candidates, columns: Int[torch.Tensor, " rows"], n_columns: int, floor: float
-) -> Float[torch.Tensor, " columns"]:
-    """Dual prices of the columns: the smallest that make every row content with its column."""
-    row, column, score = candidates.row, candidates.column, candidates.score
-    matched = columns >= 0
-    own = torch.full_like(columns, floor, dtype=torch.float64)
-    mine = column == columns[row]
-    own[row[mine]] = score[mine]
-    at = columns.clamp_min(0)
-    prices = torch.zeros(n_columns, dtype=torch.float64)
-    # longest paths in the exchange graph; an optimal assignment has no gaining cycle in it
-    for _ in range(len(columns) + 1):
-        content = own - torch.where(matched, prices[at], 0.0)
-        raised = prices.scatter_reduce(0, column, score - content[row], "amax")
-        if (raised - prices).max() <= _ROUNDING:
-            break
-        prices = raised
-    return prices
-
-
 def _row_maximum(
     candidates: _Candidates, prices: Float[torch.Tensor, " columns"], n_rows: int
 ) -> Float[torch.Tensor, " rows"]:
     reduced = candidates.score - prices[candidates.column]
     lowest = torch.full((n_rows,), -torch.inf, dtype=torch.float64)
     return lowest.scatter_reduce(0, candidates.row, reduced, "amax")
+
+
+class _Side:
+    """The rows or the columns: with whom each is paired, and what it gains by that.
+
+    Args:
+        n: How many there are.
+        least: What being alone gains.
+    """
+
+    def __init__(self, n: int, least: float) -> None:
+        self.least = least
+        self.gain = np.full(n, least)
+        self.partner = np.full(n, -1)
+
+    def set_entries(self, me: np.ndarray, others: np.ndarray) -> None:
+        """Row or column of every entry, and its column or row."""
+        self.entries = me.argsort(kind="stable")
+        self.others = others
+        self.count = np.bincount(me, minlength=len(self.gain))
+        self.first = self.count.cumsum() - self.count
+
+
+class _Auction:
+    """Pairs of rows and columns, and what each gains: together at least the score of every entry
+    less a step, and for pairs exactly their score. What columns gain is their price."""
+
+    def __init__(self, n_rows: int, n_columns: int, floor: float) -> None:
+        self.rows, self.columns = _Side(n_rows, floor), _Side(n_columns, 0.0)
+
+    @property
+    def pairs(self) -> Int[torch.Tensor, " rows"]:
+        """Columns of the rows, -1 for one to which no candidate is worth its price."""
+        return torch.from_numpy(self.rows.partner)
+
+    @property
+    def prices(self) -> Float[torch.Tensor, " columns"]:
+        """0 for columns that no row has."""
+        return torch.from_numpy(self.columns.gain)
+
+    def settle(self, candidates: _Candidates, last_step: float) -> None:
+        """Bid until no pair and nobody alone could do better by more than `last_step`."""
+        row, column, score = (
+            x.numpy() for x in (candidates.row, candidates.column, candidates.score)
+        )
+        self.rows.set_entries(row, column)
+        self.columns.set_entries(column, row)
+        # rows of atoms that repeat would all bid for the same column
+        noise = np.random.default_rng(0).uniform(size=len(row))
+        self._turns = _MOST_TURNS
+        step = _FIRST_STEP
+        while True:
+            few = int(_FEW * step * len(self.rows.gain)) if step > last_step else 0
+            self._step = max(step, last_step) / 2
+            self._score = score + self._step * noise
+            mine = np.flatnonzero(self.rows.partner[row] == column)
+            self.rows.gain[row[mine]] = self._score[mine] - self.columns.gain[column[mine]]
+            alone = self._bids(self.rows, self.columns, self._discontent(), few)
+            self.rows.gain[alone] = self.rows.least
+            # rows bid columns up, and leave some of them dear
+            dear = (self.columns.partner < 0) & (self.columns.gain > 0)
+            self._bids(self.columns, self.rows, np.flatnonzero(dear), 0)
+            if step <= last_step:
+                return
+            step /= _FINER
+
+    def _discontent(self) -> np.ndarray:
+        """Rows that could do better by more than a step, now without a partner."""
+        everyone = np.arange(len(self.rows.gain))
+        _, best, _ = self._best_two(self.rows, self.columns, everyone)
+        # a bid at the edge of what is allowed is content in spite of rounding
+        rows = np.flatnonzero(best > self.rows.gain + self._step * (1 + 1e-6))
+        left = self.rows.partner[rows]
+        self.columns.partner[left[left >= 0]] = -1
+        self.rows.partner[rows] = -1
+        return rows
+
+    def _bids(self, mine: _Side, theirs: _Side, bidders: np.ndarray, few: int) -> np.ndarray:
+        """Turns until at most `few` still bid; returns them."""
+        while len(bidders) > few and self._turns:
+            self._turns -= 1
+            bidders = self._turn(mine, theirs, bidders)
+        return bidders
+
+    def _turn(self, mine: _Side, theirs: _Side, bidders: np.ndarray) -> np.ndarray:
+        """Everyone bids for the best partner: all but what the second best would leave, and a step
+        more. Returns who lost or was outbid."""
+        entry, best, second = self._best_two(mine, theirs, bidders)
+        keen = best > mine.least
+        mine.gain[bidders[~keen]] = mine.least
+        gain = (second[keen] - self._step).clip(min=mine.least)
+        bid = self._score[entry[keen]] - gain
+        # of those that bid for the same one the last in this order stays
+        order = bid.argsort(kind="stable")
+        bidders, gain, bid = bidders[keen][order], gain[order], bid[order]
+        target = mine.others[entry[keen]][order]
+        before = theirs.partner[target]
+        theirs.partner[target] = bidders
+        theirs.gain[target] = bid
+        won = theirs.partner[target] == bidders
+        outbid = before[won]
+        outbid = outbid[outbid >= 0]
+        mine.partner[outbid] = -1
+        mine.partner[bidders[won]] = target[won]
+        mine.gain[bidders[won]] = gain[won]
+        # who bid all that it had has nothing more to bid
+        return np.concatenate([bidders[~won], outbid[mine.gain[outbid] > mine.least]])
+
+    def _best_two(
+        self, mine: _Side, theirs: _Side, bidders: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The entry that would gain each bidder most, how much that is, and the second most."""
+        count = mine.count[bidders]
+        end = count.cumsum()
+        first = end - count
+        place = np.repeat(mine.first[bidders] - first, count) + np.arange(end[-1])
+        entry = mine.entries[place]
+        value = self._score[entry] - theirs.gain[mine.others[entry]]
+        best = np.maximum.reduceat(value, first)
+        is_best = value == np.repeat(best, count)
+        at = np.maximum.reduceat(np.where(is_best, np.arange(end[-1]), -1), first)
+        value[at] = -np.inf
+        return entry[at], best, np.maximum.reduceat(value, first)
 
 
 def _price(

