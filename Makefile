@@ -64,7 +64,7 @@ test: $(VENV)/installed-test
 	$(BIN)/python -m pytest -m 'not slow'
 
 test-slow: $(VENV)/installed-test
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow $(SLOW)
 
 test-gpu: $(VENV)/installed-test
 	$(BIN)/python benchmarks/gpu_tests.py

@@ -34,6 +34,10 @@ NEEDS_GPU = "needs a CUDA device"
 BATCH = 64
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--demo", type=Path, help="folder of a finished `isae demo`, not to run again")
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """What is marked `gpu` needs one."""
     if item.get_closest_marker("gpu") and not torch.cuda.is_available():

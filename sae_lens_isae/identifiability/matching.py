@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from scipy.optimize import linear_sum_assignment
 
 from sae_lens_isae.errors import InputError
-from sae_lens_isae.identifiability.assignment import assign
+from sae_lens_isae.identifiability.assignment import Columns, assign
 from sae_lens_isae.solvers.codes import unit_atoms
 
 _DENSE_UP_TO = 4096
@@ -18,8 +18,8 @@ _DENSE_UP_TO = 4096
 and, at 65,536 atoms, 34 GB."""
 _QUICK_UP_TO = 16_384
 _TOLERANCE, _LARGE_TOLERANCE = 1e-6, 1e-5
-"""Largest `gap` that is accepted without another round of the solver, which takes seconds up to
-`_QUICK_UP_TO` atoms and most of a minute at 65,536."""
+"""Largest `gap` that is accepted without more candidates; the smaller, the longer the bidding, most
+so above `_QUICK_UP_TO` atoms."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,8 @@ def match_dictionaries(
     Atoms need not have unit norm; zero atoms are left out. Dictionaries of different size are
     matched on the smaller one. Where atoms repeat, several matchings are equally good (see `ties`).
     Cosines are computed where the dictionaries are, in blocks; the result lies on the CPU. Above
-    4,096 atoms an exact solver works on the best candidates of each atom, and `gap` certifies how
-    far from the best the result can be.
+    4,096 atoms an auction works on the best candidates of each atom, and `gap` certifies how far
+    from the best the result can be.
 
     Args:
         signed: Maximise the cosine itself, with all signs +1: what Song et al. 2025 average as the
@@ -109,8 +109,10 @@ def _matched_rows(
         rows, columns = linear_sum_assignment(cosine if signed else np.abs(cosine), maximize=True)
         return torch.from_numpy(rows), torch.from_numpy(columns), 0.0
 
-    def scores(chosen: Int[torch.Tensor, " chosen"]) -> Float[torch.Tensor, "chosen columns"]:
-        cosine = few[chosen.to(few.device)] @ many.T
+    def scores(
+        rows: Int[torch.Tensor, " some"], columns: Columns
+    ) -> Float[torch.Tensor, "some others"]:
+        cosine = few[rows.to(few.device)] @ many[columns].T
         return cosine if signed else cosine.abs_()
 
     found = assign(

@@ -87,7 +87,9 @@ def test_certificate_holds_even_where_the_search_stops_early(seed, rounds, toler
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sae_lens_isae.identifiability.assignment._N_CANDIDATES", 2)
         patch.setattr("sae_lens_isae.identifiability.assignment._MAX_ROUNDS", rounds)
-        found = assign(lambda rows: cosine[rows], 90, 90, floor=0.0, tolerance=tolerance)
+        found = assign(
+            lambda rows, columns: cosine[rows][:, columns], 90, 90, floor=0.0, tolerance=tolerance
+        )
     best = 90 * dense_mean(a, b)
     assert found.total == pytest.approx(cosine[range(90), found.columns].sum().item(), rel=1e-5)
     assert found.total <= best + 1e-4 <= found.bound + 2e-4

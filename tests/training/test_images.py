@@ -102,6 +102,16 @@ def test_a_report_of_images(here, tmp_path):
     assert list(state["parts"]) == ["train", "pairwise", "audit", "recode"]
 
 
+@pytest.mark.parametrize("n_seeds", [1, 2])
+def test_weights_and_biases_hears_of_a_run(here, tmp_path, monkeypatch, n_seeds):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.chdir(tmp_path)
+    logger = LoggingConfig(log_to_wandb=True, wandb_project="images", wandb_log_frequency=2)
+    trained(image_config(*here, tmp_path, logger=logger), n_seeds)
+    (log,) = (tmp_path / "wandb").glob("offline-run-*/*.wandb")
+    assert b"losses/mse_loss" in log.read_bytes()
+
+
 def test_seeds_are_what_each_is_alone(here, tmp_path):
     _, together = trained(image_config(*here, tmp_path / "two"))
     for seed in (42, 43):
