@@ -100,6 +100,7 @@ class Auction:
         """Rows that could do better by more than a step, now without a partner."""
         everyone = np.arange(len(self.rows.gain))
         _, best, _ = self._best_two(self.rows, self.columns, everyone)
+        best = best.clip(min=self.rows.least)
         # a bid at the edge of what is allowed is content in spite of rounding
         rows = np.flatnonzero(best > self.rows.gain + self._step * (1 + 1e-6))
         left = self.rows.partner[rows]
