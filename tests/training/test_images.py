@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from sae_lens import SAE, SAETrainer
+import wandb
+from sae_lens import SAE, LoggingConfig, SAETrainer
 from sae_lens.config import SAETrainerConfig
 from safetensors.torch import load_file
 from transformers import Dinov2Config, Dinov2Model
@@ -106,6 +107,8 @@ def test_a_report_of_images(here, tmp_path):
 def test_weights_and_biases_hears_of_a_run(here, tmp_path, monkeypatch, n_seeds):
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.chdir(tmp_path)
+    # it keeps the folder of the first run of a process
+    wandb.teardown()
     logger = LoggingConfig(log_to_wandb=True, wandb_project="images", wandb_log_frequency=2)
     trained(image_config(*here, tmp_path, logger=logger), n_seeds)
     (log,) = (tmp_path / "wandb").glob("offline-run-*/*.wandb")
