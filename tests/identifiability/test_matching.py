@@ -59,7 +59,7 @@ def dictionaries(kind, n, d_in=24, seed=0):
 
 
 @pytest.mark.parametrize("kind", ["shared", "dead", "duplicated", "split", "unrelated"])
-@pytest.mark.parametrize("n", [50, 700])
+@pytest.mark.parametrize("n", [50, 300])
 @pytest.mark.parametrize("signed", [False, True])
 @pytest.mark.parametrize("n_b", ["same", "more", "fewer"])
 def test_candidates_reach_the_dense_optimum(kind, n, signed, n_b, candidates_only):

@@ -11,7 +11,7 @@ from sae_lens_isae.ops.backends import use_backend
 from sae_lens_isae.ops.least_squares import least_squares_values, pruned_least_squares
 from tests.ops.conftest import BACKENDS_AND_DEVICES
 
-N, D_IN, D_SAE, K = 48, 24, 60, 7
+N, D_IN, D_SAE, K = 17, 24, 60, 7
 
 
 def problem(dtype=torch.float32, seed=0):
