@@ -15,8 +15,8 @@ from jaxtyping import Float, Int
 _FIRST_STEP, _FINER = 1e-2, 8
 """Steps begin large, so that rows that want the same columns settle soon, and become finer."""
 _FEW = 10
-"""A step before the last ends as soon as this times the step, as a share of the rows, still bid."""
-_MOST_TURNS = 100_000
+"""A step in between ends as soon as this times the step, as a share of the rows, still bid."""
+_MOST_TURNS = 200_000
 """After so many turns who still bids stays alone."""
 
 
@@ -82,7 +82,10 @@ class Auction:
         self._turns = _MOST_TURNS
         step = _FIRST_STEP
         while True:
-            few = int(_FEW * step * len(self.rows.gain)) if step > last_step else 0
+            # rows that must stay alone drive prices up until they do, which only a large step can
+            # afford; and the last step leaves nobody waiting
+            between = last_step < step < _FIRST_STEP
+            few = int(_FEW * step * len(self.rows.gain)) if between else 0
             self._step = max(step, last_step) / 2
             self._score = score + self._step * noise
             mine = np.flatnonzero(self.rows.partner[row] == column)
@@ -92,7 +95,7 @@ class Auction:
             # rows bid columns up, and leave some of them dear
             dear = (self.columns.partner < 0) & (self.columns.gain > 0)
             self._bids(self.columns, self.rows, np.flatnonzero(dear), 0)
-            if step <= last_step:
+            if step <= last_step or not self._turns:
                 return
             step /= _FINER
 

@@ -95,6 +95,15 @@ def test_certificate_holds_even_where_the_search_stops_early(seed, rounds, toler
     assert found.total <= best + 1e-4 <= found.bound + 2e-4
 
 
+@pytest.mark.parametrize("seed", [1, 2])
+def test_atoms_that_must_stay_alone_do_not_use_up_all_turns(seed, candidates_only):
+    """Too many atoms share too few candidates: small steps alone would raise prices for hours."""
+    a, b = dictionaries("split", 300, seed=seed)
+    match = match_dictionaries(a, b, signed=True)
+    assert match.dcs == pytest.approx(dense_mean(a, b, signed=True), abs=2e-6)
+    assert match.gap < 1e-5
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["shared", "dead", "duplicated", "split", "unrelated"])
 def test_candidates_reach_the_dense_optimum_at_8192(kind, candidates_only):
