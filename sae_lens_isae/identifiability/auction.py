@@ -55,7 +55,7 @@ class Auction:
 
     @property
     def prices(self) -> Float[torch.Tensor, " columns"]:
-        """0 for columns that no row has."""
+        """0 for columns that no row has, unless all turns were used up."""
         return torch.from_numpy(self.columns.gain)
 
     def settle(
@@ -86,6 +86,7 @@ class Auction:
             # afford; and the last step leaves nobody waiting
             between = last_step < step < _FIRST_STEP
             few = int(_FEW * step * len(self.rows.gain)) if between else 0
+            # half of a step is for bids, half for the noise
             self._step = max(step, last_step) / 2
             self._score = score + self._step * noise
             mine = np.flatnonzero(self.rows.partner[row] == column)

@@ -183,18 +183,20 @@ class LocalJudge:
                 list(messages), add_generation_prompt=True, return_tensors="pt", return_dict=True
             ).to(self._model.device)
             n = tokens["input_ids"].shape[1]
-            held = {
-                "prefix_allowed_tokens_fn": lambda _, ids: self._readable(
-                    self._tokenizer.decode(ids[n:], skip_special_tokens=True)
-                )
-            }
+
+            def said(ids: torch.Tensor) -> str:
+                return self._tokenizer.decode(ids[n:], skip_special_tokens=True)
+
+            def readable(_: int, ids: torch.Tensor) -> list[int]:
+                return self._readable(said(ids))
+
             found = self._model.generate(
                 **tokens,
                 max_new_tokens=max_tokens,
                 do_sample=False,
-                **(held if picks and self._numbers else {}),
+                prefix_allowed_tokens_fn=readable if picks and self._numbers else None,
             )
-            return self._tokenizer.decode(found[0, n:], skip_special_tokens=True).strip()
+            return said(found[0]).strip()
 
 
 class KeptAnswers:

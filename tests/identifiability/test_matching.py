@@ -59,7 +59,7 @@ def dictionaries(kind, n, d_in=24, seed=0):
 
 
 @pytest.mark.parametrize("kind", ["shared", "dead", "duplicated", "split", "unrelated"])
-@pytest.mark.parametrize("n", [50, 300])
+@pytest.mark.parametrize("n", [50, 700])
 @pytest.mark.parametrize("signed", [False, True])
 @pytest.mark.parametrize("n_b", ["same", "more", "fewer"])
 def test_candidates_reach_the_dense_optimum(kind, n, signed, n_b, candidates_only):
@@ -95,9 +95,9 @@ def test_certificate_holds_even_where_the_search_stops_early(seed, rounds, toler
     assert found.total <= best + 1e-4 <= found.bound + 2e-4
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [0, 1, 2])
 def test_atoms_that_must_stay_alone_do_not_use_up_all_turns(seed, candidates_only):
-    """Too many atoms share too few candidates: small steps alone would raise prices for hours."""
+    """More atoms than they have candidates: prices rise until one is alone, step by step."""
     a, b = dictionaries("split", 300, seed=seed)
     match = match_dictionaries(a, b, signed=True)
     assert match.dcs == pytest.approx(dense_mean(a, b, signed=True), abs=2e-6)
