@@ -1,12 +1,13 @@
 """Are stable latents easier to explain, and does WSAE make latents so? Autointerp with a judge.
 
-    python benchmarks/judge_smollm2.py    # SmolLM2-135M judges; half an hour on a CPU
+    python benchmarks/judge_smollm2.py    # SmolLM2-135M judges; forty minutes on a CPU
     python benchmarks/judge_smollm2.py --judge URL --latents 100
 
-Two seeds of TopK on SmolLM2 after block 9 (`configs/smollm2_topk.yaml`) with and without WSAE's
-weights (Cui et al. 2025). Of every variant's first seed the judge explains latents of the third
-that the other seed agrees with best, by the cosine of the matched atoms, and of the third that it
-agrees with least, alike in how often they fire; and it is asked once more with wrong explanations.
+Two seeds on SmolLM2 after block 9 of TopK (`configs/smollm2_topk.yaml`) with and without WSAE's
+weights (Cui et al. 2025), and of iSAE, whose codes have signs: each sign is a latent of its own.
+Of every variant's first seed the judge explains latents of the third that the other seed agrees
+with best, by the cosine of the matched atoms, and of the third that it agrees with least, alike in
+how often they fire; and it is asked once more with wrong explanations.
 A judge as small as the model that comes as a package shows that everything works, and no more.
 """
 
@@ -22,10 +23,19 @@ import torch
 from provenance import write_result
 
 from sae_lens_isae import bench, pairwise_identifiability
+from sae_lens_isae.identifiability.latents import LatentCounts
+from sae_lens_isae.inputs.activations import open_activations
+from sae_lens_isae.inputs.linear_sae import LinearSAE
+from sae_lens_isae.inputs.saes import load_sae
+from sae_lens_isae.inputs.signs import unfold_signs
 from sae_lens_isae.saebench.judge import open_judge
 from sae_lens_isae.training import load_runner_config, train
 
-VARIANTS = {"TopK": "0", "TopK, WSAE": "1"}
+VARIANTS = {
+    "TopK": ("smollm2_topk", ["--wsae_alpha", "0"]),
+    "TopK, WSAE": ("smollm2_topk", ["--wsae_alpha", "1"]),
+    "iSAE": ("smollm2_isae", []),
+}
 LEAST_RATE = 2e-4
 """Share of the tokens on which a judged latent is active: rarer ones have too few examples."""
 
@@ -34,9 +44,22 @@ def trained(variant: str, work: Path) -> list[str]:
     """Two seeds of a variant, made where they are not there."""
     folder = work / variant
     if not (folder / "seed_43" / "cfg.json").exists():
-        flags = ["--wsae_alpha", VARIANTS[variant], "--output_path", str(folder)]
-        train(load_runner_config("smollm2_topk", flags), n_seeds=2, n_eval_batches=0)
+        config, flags = VARIANTS[variant]
+        flags = [*flags, "--output_path", str(folder)]
+        train(load_runner_config(config, flags), n_seeds=2, n_eval_batches=0)
     return [str(folder / f"seed_{seed}") for seed in (42, 43)]
+
+
+def each_sign(latents: pd.DataFrame, sae: str, activations: Path) -> pd.DataFrame:
+    """A row for each sign of each latent, with how often that sign is active; i + d_sae is where
+    latent i is negative, as in the SAE's non-negative form."""
+    linear = LinearSAE(load_sae(sae))
+    counts = LatentCounts(2 * len(latents))
+    for batch in open_activations(str(activations)).batches(4096):
+        counts.add(unfold_signs(linear.encode(batch).codes))
+    positive = latents.sort_values("latent")
+    negative = positive.assign(latent=positive["latent"] + len(latents))
+    return pd.concat([positive, negative], ignore_index=True).assign(firing_rate=counts.firing_rate)
 
 
 def chosen(latents: pd.DataFrame, n: int, seed: int = 0) -> dict[str, list[int]]:
@@ -72,12 +95,13 @@ def main() -> None:
         saes = trained(variant, args.work)
         activations = args.work / variant / "activations.safetensors"
         report = pairwise_identifiability(saes, str(activations), n_oracle_samples=8)
-        latents = report.latents[report.latents["sae"] == report.saes[0].name]
+        of_first = report.latents[report.latents["sae"] == report.saes[0].name]
+        latents = each_sign(of_first, saes[0], activations)
         for group, wanted in chosen(latents, args.latents).items():
             out = args.work / variant / f"bench_{group}"
             found = bench(
                 saes[0], ["autointerp"], out, data="offline", judge=judge, latents=wanted,
-                codes="as_is", resume=True, device=device,
+                codes="non_negative", resume=True, device=device,
             )  # fmt: skip
             judged = latents[latents["latent"].isin(wanted)]
             rows.append(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -60,10 +61,9 @@ def count_tokens(trainer: SAETrainer[Any, Any] | MultiSAETrainer) -> None:
     n_tokens = trainer.cfg.train_batch_size_samples
 
     def update_each_step(outputs: Any, pbar: Any, update_interval: int = 100) -> None:
-        if trainer.n_training_steps % update_interval == 0:
-            # this moves the bar by so many steps
-            pbar.n -= update_interval * n_tokens
-            update(outputs, pbar, update_interval)
+        # writes the losses; its own way of moving the bar goes nowhere
+        losses_only = SimpleNamespace(set_description=pbar.set_description, update=lambda _: None)
+        update(outputs, losses_only, update_interval)
         pbar.unit, pbar.unit_scale = " token", True
         pbar.update(n_tokens)
 

