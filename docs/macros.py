@@ -169,24 +169,25 @@ def table2_cells(study: str, name: str = "table2") -> str:
 
 
 def step_table(dead: float = 0.0) -> str:
-    """A training step over stock `topk`, from step to step and in GPU time."""
-    found = [row for row in load("train_step")["rows"] if row["dead"] == dead]
-    names = [n for n in dict.fromkeys(r["name"] for r in found) if not n.startswith("stock")]
+    """A training step over stock `topk`, from step to step and in GPU time, its distance to the
+    floor and its memory."""
+    rows = [row for row in load("train_step")["rows"] if row["dead"] == dead]
+    found = {(row["latents"], row["name"], row["precision"]): row for row in rows}
     lines = []
-    for latents, precision in dict.fromkeys((r["latents"], r["precision"]) for r in found):
-        of = {r["name"]: r for r in found if (r["latents"], r["precision"]) == (latents, precision)}
-        stock = of["stock topk"]
-        cells = [f"{latents:,}", precision, f"{stock['ms']:.1f} ms, {stock['peak_gb']:.1f} GB"]
-        for name in names:
-            row = of.get(name)
-            cells.append(
-                "-"
-                if row is None
-                else f"{row['ratio']:.2f} ({row['ratio_range'][0]:.2f} to "
-                f"{row['ratio_range'][1]:.2f}) / {row['gpu_ratio']:.2f}"
-            )
+    for latents, name in dict.fromkeys((latents, name) for latents, name, _ in found):
+        cells = [f"{latents:,}", name]
+        for precision in ("tf32", "bf16"):
+            row = found[latents, name, precision]
+            low, high = row["ratio_range"]
+            times = [f"{row['ratio']:.2f} ({low:.2f} to {high:.2f})", f"{row['gpu_ratio']:.2f}"]
+            if name == "stock topk":
+                times = [f"{row['ms']:.1f} ms", f"{row['gpu_ms']:.1f} ms"]
+            floor = f"{row['floor_ms'] / row['gpu_ms']:.0%}"
+            cells += [*times, floor, f"{row['peak_gb']:.1f}"]
         lines.append(cells)
-    return table(["latents", "", "stock `topk`", *names], lines)
+    of_precision = ["step", "GPU", "floor", "GB"]
+    headers = [f"{column}, {kind}" for kind in ("TF32", "bfloat16") for column in of_precision]
+    return table(["latents", "", *headers], lines)
 
 
 _SETTINGS = {"throughput_smollm2": "smollm2", "throughput_pythia": "pythia"}
