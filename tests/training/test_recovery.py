@@ -314,6 +314,7 @@ N_KILLS = 20
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)  # twenty runs; the usual limit is for what hangs
 @pytest.mark.parametrize("n_seeds", [1, 2])
 def test_killed_at_random_moments_and_resumed(tiny_model, tmp_path, n_seeds):
     """Whatever is there under a final name is whole, and the last checkpoint leads to the same."""
