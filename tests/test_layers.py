@@ -75,30 +75,24 @@ def test_no_import_runs_upwards(path):
 def test_private_names_of_others_are_in_two_files(path):
     if str(path.relative_to(PACKAGE)) in MAY_BE_PRIVATE:
         return
-    text = path.read_text(encoding="utf-8")
     for module, name in imports(path):
         foreign = not module.startswith(("sae_lens_isae", "__future__"))
         parts = [*module.split("."), name]
         assert not (foreign and any(part.startswith("_") for part in parts)), (module, name)
         ours = module.startswith("sae_lens_isae.")
         assert not (ours and name.startswith("_")), f"{path.name} imports {name} of {module}"
-    # attributes: obj._name where obj is neither self nor cls nor a module of ours
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.Attribute) and re.match(r"_[a-z]", node.attr):
-            owner = node.value
-            named = owner.id if isinstance(owner, ast.Name) else ast.unparse(owner)
-            own = {
-                n.attr
-                for n in ast.walk(ast.parse(text))
-                if isinstance(n, ast.Attribute)
-                and isinstance(n.value, ast.Name)
-                and n.value.id in ("self", "cls")
-            }
-            defined = {
-                n.name
-                for n in ast.walk(ast.parse(text))
-                if isinstance(n, ast.FunctionDef | ast.ClassDef)
-            }
+    nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    attributes = [node for node in nodes if isinstance(node, ast.Attribute)]
+    own = {
+        node.attr
+        for node in attributes
+        if isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
+    }
+    defined = {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    # obj._name where obj is neither self nor cls nor a module of ours
+    for node in attributes:
+        if re.match(r"_[a-z]", node.attr):
+            named = ast.unparse(node.value)
             allowed = named in ("self", "cls") or named.startswith("super()")
             assert allowed or node.attr in own | defined | {"_replace", "_asdict", "_exit"}, (
                 f"{path.name}:{node.lineno}: {named}.{node.attr}"

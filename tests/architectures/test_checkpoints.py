@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 
@@ -29,16 +30,18 @@ from tests.conftest import (
 )
 
 STOCK = """
-import sys, torch
+import sys
+from pathlib import Path
 from safetensors.torch import load_file, save_file
 from sae_lens import SAE
-folder, x, out = sys.argv[1:]
-sae = SAE.load_from_disk(folder)
-x = load_file(x)["x"]
-codes = sae.encode(x)
-save_file({"codes": codes.detach(), "recons": sae.decode(codes).detach()}, out)
+here = Path(sys.argv[1])
+x = load_file(here / "x.safetensors")["x"]
+for folder in sorted(path for path in here.iterdir() if path.is_dir()):
+    sae = SAE.load_from_disk(folder)
+    codes = sae.encode(x)
+    save_file({"codes": codes.detach(), "recons": sae.decode(codes).detach()}, folder / "seen")
+    print(folder.name, type(sae).__name__, sae.cfg.normalize_activations, sep=",")
 assert not any(name.startswith("sae_lens_isae") for name in sys.modules)
-print(type(sae).__name__, sae.cfg.normalize_activations)
 """
 
 
@@ -61,28 +64,21 @@ def test_export_equals_training(variant, normalization, tmp_path, activations):
     assert loaded.cfg.normalize_activations == ("none" if stateless else normalization)
 
 
-@pytest.mark.parametrize(
-    "normalization",
-    [
-        "none",
-        pytest.param("covariance_whitening", marks=pytest.mark.slow),
-        pytest.param("constant_norm_rescale", marks=pytest.mark.slow),
-    ],
-)
-@pytest.mark.parametrize("variant", LINEAR_VARIANTS)
-def test_stock_sae_lens_reads_the_export_without_the_plugin(
-    variant, normalization, tmp_path, activations
-):
-    sae = train_sae(isae_config(variant, normalize_activations=normalization))
-    sae.save_inference_model(tmp_path / "sae")
+def test_stock_sae_lens_reads_the_exports_without_the_plugin(tmp_path, activations):
+    saes = {}
+    for variant, normalization in itertools.product(LINEAR_VARIANTS, NORMALIZATIONS):
+        name = f"{variant} {normalization}"
+        saes[name] = train_sae(isae_config(variant, normalize_activations=normalization))
+        saes[name].save_inference_model(tmp_path / name)
     save_file({"x": activations}, tmp_path / "x.safetensors")
-    printed = run_python(STOCK, tmp_path / "sae", tmp_path / "x.safetensors", tmp_path / "out")
-    stock_class = TopKSAE if variant == "TopK" else AbsTopKSAE
-    assert printed.split() == [stock_class.__name__, sae.cfg.normalize_activations]
-    seen = load_file(tmp_path / "out")
-    codes = sae.encode(activations)
-    torch.testing.assert_close(seen["codes"], codes, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(seen["recons"], sae.decode(codes), rtol=1e-5, atol=1e-5)
+    printed = run_python(STOCK, tmp_path).splitlines()
+    for line, (name, sae) in zip(sorted(printed), sorted(saes.items()), strict=True):
+        kind = TopKSAE if name.startswith("TopK") else AbsTopKSAE
+        assert line == f"{name},{kind.__name__},{sae.cfg.normalize_activations}"
+        seen = load_file(tmp_path / name / "seen")
+        codes = sae.encode(activations)
+        torch.testing.assert_close(seen["codes"], codes, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(seen["recons"], sae.decode(codes), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
