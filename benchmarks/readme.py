@@ -75,7 +75,7 @@ def claims() -> list[str]:
         f"at {solved['mse'] / topk['mse'] - 1:.0%} more error than TopK",
         f"or {1 - proposing['mse'] / topk['mse']:.0%} less with `candidates` 2.25",
         f"(IoU {proposing['sae_iou']:.2f} and {topk['sae_iou']:.2f})",
-        f"DCS {solved['dcs']:.2f} and IoU {solved['sae_iou']:.2f} for iSAE-LS",
+        f"(DCS {solved['dcs']:.2f} and IoU {solved['sae_iou']:.2f})",
         f"share {solved['found']:.0%} of their atoms",
         f"iSAE-ME has {1 - real['iSAE-ME']['mse'] / real['TopK']['mse']:.0%} less error",
         f"DCS {dcs['TopK, usual lr']:.2f} and {dcs['TopK']:.2f} where chance is {by_chance:.2f}",

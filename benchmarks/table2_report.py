@@ -7,7 +7,7 @@ from statistics import stdev
 from typing import Any
 
 import plotly.graph_objects as go
-from table2_studies import STUDIES, Rates, best_rates
+from table2_studies import STUDIES, Rates, best_rates, name_of_averaged
 
 Row = Mapping[str, Any]
 PAPER = {
@@ -18,6 +18,7 @@ PAPER = {
 }
 """Table 2 of Nelson et al. 2026 on Pythia-160M: MSE, R, IoU, l2, oracle IoU, oracle l2, DCS."""
 ORDER = ("TopK", "AbsTopK", "iSAE", "iSAE-ME", "iSAE-LS")
+_D_SAE = 4096
 _COLOURS = dict(zip(ORDER, ("#7f7f7f", "#1f77b4", "#2ca02c", "#d62728", "#9467bd"), strict=True))
 
 
@@ -33,9 +34,10 @@ def of_study(rows: Sequence[Row], study: str, rates: Rates | None = None) -> lis
 
 
 def long_rows(rows: Sequence[Row]) -> list[Row]:
-    """The longest runs, one of every variant, in the paper's order."""
-    found = {row["setting"]["variant"]: row for row in of_study(rows, "long")}
-    return [found[variant] for variant in ORDER if variant in found]
+    """The longest runs with averaged weights, one of every variant, in the paper's order."""
+    by_name = {row["cell"]: row for row in rows}
+    names = map(name_of_averaged, ORDER)
+    return [by_name[name] for name in names if name in by_name]
 
 
 def table2(rows: Sequence[Row]) -> list[list[str]]:
@@ -113,19 +115,20 @@ def cells_table(rows: Iterable[Row]) -> list[list[str]]:
 
 
 def frontier_figure(rows: Sequence[Row]) -> go.Figure:
-    """Error against agreement of every trained cell but consensus: circles are the learning rates
-    of a grid, crosses one change each, stars the longest runs, open ones those whose weights were
-    averaged, diamonds the same with more candidates."""
+    """Error against agreement of every trained cell with 4096 latents.
+
+    Circles are the learning rates of a grid, crosses one change each, stars the longest runs, open
+    ones those whose weights were not averaged, diamonds the same with more candidates.
+    """
     fig = go.Figure()
-    in_grid, with_mean = of_study(rows, "grid"), of_study(rows, "averaged")
-    names = {row["cell"] for row in [*in_grid, *with_mean, *long_rows(rows)]}
+    in_grid, without_mean = of_study(rows, "grid"), of_study(rows, "long")
+    names = {row["cell"] for row in [*in_grid, *without_mean, *long_rows(rows)]}
     others = [
         row
         for row in rows
         if row["setting"]["lr"]
         and row["cell"] not in names
-        # one SAE of several, with fewer latents and far larger errors
-        and row["setting"]["variant"] != "consensus"
+        and all(d_sae == _D_SAE for d_sae in row["d_sae"])
     ]
     for variant in ORDER:
         colour = _COLOURS[variant]
@@ -148,7 +151,7 @@ def frontier_figure(rows: Sequence[Row]) -> go.Figure:
                 for of in sources
             ),
             (
-                [row for row in with_mean if row["setting"]["variant"] == variant],
+                [row for row in without_mean if row["setting"]["variant"] == variant],
                 "markers",
                 {"size": 15, "symbol": "star-open"},
             ),

@@ -225,9 +225,11 @@ def outside(rates: Rates) -> Iterator[Cell]:
 
 
 def width(rates: Rates) -> Iterator[Cell]:
-    """Four times the latents."""
+    """Four times the latents, at the rate that is best for 4096 and at half of it."""
     for variant, lr in rates.items():
-        yield Cell(name=f"{variant}, 16384 latents", variant=variant, lr=lr, d_sae=16_384)
+        cell = Cell(name=f"{variant}, 16384 latents", variant=variant, lr=lr, d_sae=16_384)
+        yield cell
+        yield replace(cell, name=f"{cell.name}, lr {lr / 2:g}", lr=lr / 2)
 
 
 def chosen(rates: Rates) -> Iterator[Cell]:
