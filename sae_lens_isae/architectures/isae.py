@@ -4,7 +4,6 @@ The exported SAE is SAELens' own `topk` or `abstopk` and needs nothing from this
 """
 
 from collections.abc import Hashable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,10 +23,10 @@ from sae_lens_isae.architectures.non_finite import NonFiniteWatch
 from sae_lens_isae.architectures.recipe import (
     geometric_median,
     inverse_norm,
-    project_to_unit_norm,
     unit_norm_mse,
 )
 from sae_lens_isae.architectures.resampling import choose_moves, duplicates, move_latents
+from sae_lens_isae.architectures.step import StepInputs, StepOutputs
 from sae_lens_isae.distributed import joined, of_first_rank
 from sae_lens_isae.errors import InputError
 from sae_lens_isae.losses import LOSS_TERMS, LossTermsMixin, StepContext, drop_training_state
@@ -35,7 +34,8 @@ from sae_lens_isae.ops.compiling import not_compiled
 from sae_lens_isae.ops.graphs import ReplayedFunction
 from sae_lens_isae.ops.multistep import EncodedCodes, encode_codes
 from sae_lens_isae.ops.optimizer import OptimizerChanges, forget_moments, fuse_adam
-from sae_lens_isae.ops.sparse import decode_codes, to_dense
+from sae_lens_isae.ops.sparse import decode_codes, stored_by_latent, to_dense
+from sae_lens_isae.ops.unit_norm import unit_norm_rows
 
 _ACTIVATIONS: dict[str, type[TopK] | type[AbsTopK]] = {"abstopk": AbsTopK, "topk": TopK}
 _GRAPHED_UP_TO = 1 << 26
@@ -58,29 +58,6 @@ class ISAESAE(TopKSAE):
         drop_training_state(state_dict)
 
 
-@dataclass(frozen=True)
-class StepInputs:
-    """What a training step computes with, besides the parameters."""
-
-    sae_in: Float[torch.Tensor, "batch d_in"]
-    dead_neuron_mask: Bool[torch.Tensor, " d_sae"] | None
-    coefficients: dict[str, float]
-    of_terms: dict[str, tuple[torch.Tensor, ...]]
-    """What each loss term needs besides the batch, see `LossTerm.inputs`."""
-
-
-@dataclass(frozen=True)
-class StepOutputs:
-    """What a training step computes; only `loss` carries gradients."""
-
-    loss: Float[torch.Tensor, ""]
-    losses: dict[str, Float[torch.Tensor, ""]]
-    feature_acts: Float[torch.Tensor, "batch d_sae"]
-    hidden_pre: Float[torch.Tensor, "batch d_sae"]
-    sae_out: Float[torch.Tensor, "batch d_in"]
-    dictionary: Float[torch.Tensor, "d_sae d_in"]
-
-
 class ISAETrainingSAE(LossTermsMixin, TopKTrainingSAE):
     """Training SAE of the paper's recipe.
 
@@ -92,6 +69,7 @@ class ISAETrainingSAE(LossTermsMixin, TopKTrainingSAE):
 
     def __init__(self, cfg: ISAETrainingSAEConfig, use_error_term: bool = False) -> None:
         super().__init__(cfg, use_error_term)
+        self.W_enc.data = stored_by_latent(self.W_enc.data)
         # homogeneity in x - b, and with it the stateless form of the recipe, needs it to stay 0
         self.b_enc.requires_grad_(False)
         self.build_loss_terms(LOSS_TERMS)
@@ -114,6 +92,11 @@ class ISAETrainingSAE(LossTermsMixin, TopKTrainingSAE):
     def signed(self) -> bool:
         """Whether latents may fire with either sign."""
         return self.cfg.activation == "abstopk"
+
+    @property
+    @override
+    def n_ranked(self) -> int:
+        return max(int(self.cfg.k), super().n_ranked)
 
     @override
     def training_forward_pass(self, step_input: TrainStepInput) -> TrainStepOutput:
@@ -157,10 +140,7 @@ class ISAETrainingSAE(LossTermsMixin, TopKTrainingSAE):
         On a CUDA device this is recorded and replayed: what it does may depend on its inputs, on
         parameters and on `replay_key`, and it must not wait for the device.
         """
-        project_to_unit_norm(self.W_dec)
-        # for the gradient: it has no part along the atoms, which the projection would undo
-        dictionary = normalize(self.W_dec, dim=-1)
-
+        dictionary = unit_norm_rows(self.W_dec)
         centred = self.process_sae_in(inputs.sae_in)
 
         codes = self.encode_codes(centred, dictionary)
@@ -195,6 +175,7 @@ class ISAETrainingSAE(LossTermsMixin, TopKTrainingSAE):
                 hidden_pre=codes.hidden_pre,
                 sae_out=sae_out,
                 dictionary=dictionary,
+                ranked=codes.ranked,
             ),
             inputs.of_terms,
         )
@@ -218,7 +199,8 @@ class ISAETrainingSAE(LossTermsMixin, TopKTrainingSAE):
             centred: x - b.
             dictionary: The atoms, with unit norm.
         """
-        return encode_codes(centred, self.W_enc, int(self.cfg.k), self.signed)
+        k = int(self.cfg.k)
+        return encode_codes(centred, self.W_enc, k, self.signed, n_ranked=self.n_ranked)
 
     def code_losses(
         self,
@@ -378,7 +360,16 @@ class ISAETrainingSAE(LossTermsMixin, TopKTrainingSAE):
                 "trains without one: training would ignore it, and encoding would not. Set it to "
                 "0, or train a stock architecture further"
             )
+        for key in [key for key in state_dict if key.rpartition(".")[2] == "W_enc"]:
+            state_dict[key] = stored_by_latent(state_dict[key])
         self._bias_is_set = True
+
+    @override
+    def process_state_dict_for_saving(self, state_dict: dict[str, Any]) -> None:
+        super().process_state_dict_for_saving(state_dict)
+        for key, tensor in state_dict.items():
+            # safetensors takes no other
+            state_dict[key] = tensor.contiguous()
 
     @override
     def save_model(self, path: str | Path) -> tuple[Path, Path]:

@@ -33,7 +33,7 @@ from sae_lens_isae.losses import StepContext, check_weight
 from sae_lens_isae.ops.compiling import not_compiled
 from sae_lens_isae.ops.least_squares import pruned_least_squares
 from sae_lens_isae.ops.multistep import EncodedCodes
-from sae_lens_isae.ops.selection import SelectedEntries, select_largest
+from sae_lens_isae.ops.selection import SelectedEntries, largest_among
 from sae_lens_isae.ops.sparse import decode_codes, to_dense
 
 
@@ -84,6 +84,11 @@ class ISAELSTrainingSAE(ISAETrainingSAE):
         super().__init__(cfg, use_error_term)
         self._solves = True
 
+    @property
+    @override
+    def n_ranked(self) -> int:
+        return max(n_candidates(self.cfg), super().n_ranked)
+
     @override
     def encode_with_hidden_pre(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         feature_acts, hidden_pre = super().encode_with_hidden_pre(x)
@@ -105,7 +110,7 @@ class ISAELSTrainingSAE(ISAETrainingSAE):
         k = codes.indices.shape[1]
         n = n_candidates(self.cfg)
         if n > k:
-            proposed = select_largest(codes.linear_pre, n, self.signed)
+            proposed = largest_among(codes.linear_pre, codes.ranked, n, self.signed)
             if not self.signed:
                 proposed = proposed._replace(values=proposed.values.relu())
         solved = pruned_least_squares(

@@ -156,10 +156,11 @@ class ISAEMETrainingSAE(ISAETrainingSAE):
     ) -> EncodedCodes:
         k, n_steps = int(self.cfg.k), self._encoder_steps
         if self.cfg.step_matrix == "tied":
+            n = _n_candidates(self)
             return encode_codes_tied(
-                centred, self.W_enc, dictionary, k, self.signed, n_steps, _n_candidates(self)
+                centred, self.W_enc, dictionary, k, self.signed, n_steps, n, self.n_ranked
             )
-        return encode_codes(centred, self.W_enc, k, self.signed, self.S, n_steps)
+        return encode_codes(centred, self.W_enc, k, self.signed, self.S, n_steps, self.n_ranked)
 
     @override
     def replay_key(self) -> Hashable:

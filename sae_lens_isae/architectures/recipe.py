@@ -30,12 +30,6 @@ def unit_norm_mse(
 
 
 @torch.no_grad()
-def project_to_unit_norm(weight: Float[torch.Tensor, "d_sae d_in"]) -> None:
-    """Scale every row to unit norm, in place."""
-    weight.div_(weight.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(weight.dtype).tiny))
-
-
-@torch.no_grad()
 def geometric_median(
     points: Float[torch.Tensor, "batch d_in"], n_iterations: int = 100
 ) -> Float[torch.Tensor, " d_in"]:

@@ -29,7 +29,7 @@ from sae_lens_isae.losses.terms import (
 )
 from sae_lens_isae.ops.compiling import not_compiled
 from sae_lens_isae.ops.lagging import LaggingCopies
-from sae_lens_isae.ops.selection import select_largest
+from sae_lens_isae.ops.selection import largest_among, select_largest
 from sae_lens_isae.ops.sparse import dense_codes, gram_codes
 
 _L0_RATE = 0.01
@@ -64,12 +64,14 @@ def sae_supports(
     They are ranked as the SAE's own activation function ranks them, so S holds the code's support.
     Where that is no matter of rank (thresholds, gates), active latents come first.
     """
+    signed = isinstance(ctx.sae.activation_fn, AbsTopK)
+    if ctx.ranked is not None:
+        return largest_among(ctx.hidden_pre, ctx.ranked, size, signed).indices[:n_samples]
     hidden_pre = ctx.hidden_pre.detach()[:n_samples]
     if getattr(ctx.sae.cfg, "k", None) is None:
         # into (-1, 1) without a change of order, and active ones above
         hidden_pre = hidden_pre.float() / (1 + hidden_pre.abs())
         hidden_pre = hidden_pre + 2 * (ctx.feature_acts[:n_samples] != 0)
-    signed = isinstance(ctx.sae.activation_fn, AbsTopK)
     return select_largest(hidden_pre, size, signed).indices
 
 
@@ -159,6 +161,11 @@ class ARIPLoss(LossTerm):
         """|S| of the present step."""
         k = self._l0 if self.k is None else self.k
         return min(max(round(2 * k), 2), self.d_sae)
+
+    @property
+    @override
+    def n_ranked(self) -> int:
+        return self.size
 
     @override
     @torch.no_grad()

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from sae_lens import TrainingSAE, TrainingSAEConfig
 from torch import nn
 from typing_extensions import override
@@ -31,8 +31,9 @@ Metric = torch.Tensor | float | int | Callable[[], torch.Tensor | float | int]
 class StepContext:
     """What a loss term may look at in one training step.
 
-    `hidden_pre` holds the unsparsified codes, that is what the final activation function saw, and
-    `dictionary` the decoder's atoms with unit norm, differentiable in `W_dec`. Codes are dense.
+    `hidden_pre` holds the unsparsified codes, that is what the final activation function saw,
+    `ranked` the indices of its largest entries where the encoder told them, and `dictionary` the
+    decoder's atoms with unit norm, differentiable in `W_dec`. Codes are dense.
     """
 
     sae: LossTermsMixin
@@ -41,6 +42,7 @@ class StepContext:
     hidden_pre: Float[torch.Tensor, "batch d_sae"]
     sae_out: Float[torch.Tensor, "batch d_in"]
     dictionary: Float[torch.Tensor, "d_sae d_in"]
+    ranked: Int[torch.Tensor, "batch n_ranked"] | None = None
 
 
 class LossTerm(nn.Module, ABC):
@@ -55,6 +57,11 @@ class LossTerm(nn.Module, ABC):
 
     name: ClassVar[str]
     """Key of the term in `losses/<name>` of SAELens' logs."""
+
+    @property
+    def n_ranked(self) -> int:
+        """How many of the largest entries of `hidden_pre` the term looks at."""
+        return 0
 
     @classmethod
     @abstractmethod
@@ -166,6 +173,11 @@ class LossTermsMixin(TrainingSAE[Any]):
             inputs: As `term_inputs` returned them.
         """
         return {name: term(ctx, *inputs[name]) for name, term in self._terms()}
+
+    @property
+    def n_ranked(self) -> int:
+        """How many of the largest entries of `hidden_pre` a step looks at."""
+        return max((term.n_ranked for _, term in self._terms()), default=0)
 
     def term_metrics(self, ctx: StepContext) -> dict[str, Metric]:
         """Metrics of every term, for logging steps."""

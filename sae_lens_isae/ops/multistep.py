@@ -23,7 +23,12 @@ from torch.autograd.function import once_differentiable
 
 from sae_lens_isae.ops.backends import choose_form, triton_serves
 from sae_lens_isae.ops.compiling import not_compiled
-from sae_lens_isae.ops.selection import SelectedEntries, select_largest, select_largest_of_sum
+from sae_lens_isae.ops.selection import (
+    SelectedEntries,
+    largest_among,
+    select_largest,
+    select_largest_of_sum,
+)
 from sae_lens_isae.ops.sparse import (
     accumulate_rows,
     form_to_accumulate,
@@ -81,6 +86,8 @@ class EncodedCodes(NamedTuple):
     """(x - b) W_enc."""
     hidden_pre: Float[torch.Tensor, "batch d_sae"]
     """u(T), from which the last selection chose; `linear_pre` itself for one step."""
+    ranked: Int[torch.Tensor, "batch n_ranked"]
+    """Indices of the `n_ranked` largest entries of `hidden_pre`."""
     linear: SelectedEntries | None = None
     """What the encoder itself chose, and its values, where `values` were solved for."""
 
@@ -93,6 +100,7 @@ def encode_codes(
     signed: bool,
     S: Float[torch.Tensor, "d_sae d_sae"] | None = None,
     n_steps: int = 1,
+    n_ranked: int | None = None,
 ) -> EncodedCodes:
     """T steps with the step matrix S, or one step of the linear encoder. Honours autocast.
 
@@ -101,14 +109,14 @@ def encode_codes(
         k: Entries kept per sample, between 1 and d_sae.
         signed: AbsTopK; otherwise TopK with its ReLU.
         n_steps: T; more than one needs `S`.
+        n_ranked: How many of the largest entries of u(T) to tell, at least k; by default k.
     """
-    dtype = product_dtype(W_enc)
+    dtype, n_ranked = product_dtype(W_enc), n_ranked or k
     if S is None or n_steps == 1:
-        values, indices, linear_pre = _Encode.apply(centred, W_enc, k, signed, dtype)
-        return EncodedCodes(indices, values, linear_pre, linear_pre)
-    outputs = _EncodeWithStepMatrix.apply(centred, W_enc, S, k, signed, n_steps, dtype)
-    values, indices, linear_pre, hidden_pre = outputs
-    return EncodedCodes(indices, values, linear_pre, hidden_pre)
+        indices, values, pre, ranked = _Encode.apply(centred, W_enc, k, signed, n_ranked, dtype)
+        return EncodedCodes(indices, values, pre, pre, ranked)
+    outputs = _EncodeWithStepMatrix.apply(centred, W_enc, S, k, signed, n_steps, n_ranked, dtype)
+    return EncodedCodes(*outputs)
 
 
 def kept(values: torch.Tensor, signed: bool) -> torch.Tensor:
@@ -127,10 +135,14 @@ def through_activation(
     return grad if signed else grad * (values > 0)
 
 
-def set_up(ctx: Any, signed: bool, indices: torch.Tensor) -> None:
-    """What the backward pass of every encoder needs."""
+def set_up(ctx: Any, signed: bool, *choices: torch.Tensor) -> None:
+    """What the backward pass of every encoder needs.
+
+    Args:
+        choices: Outputs without a gradient: what was chosen.
+    """
     ctx.signed = signed
-    ctx.mark_non_differentiable(indices)
+    ctx.mark_non_differentiable(*choices)
     ctx.set_materialize_grads(False)
 
 
@@ -142,25 +154,27 @@ class _Encode(torch.autograd.Function):
         W_enc: torch.Tensor,
         k: int,
         signed: bool,
+        n_ranked: int,
         dtype: torch.dtype,
     ) -> tuple[torch.Tensor, ...]:
         centred, weight = centred.to(dtype), W_enc.to(dtype)
         linear_pre = centred @ weight
-        indices, values = select_largest(linear_pre, k, signed)
+        ranked = select_largest(linear_pre, n_ranked, signed).indices
+        indices, values = largest_among(linear_pre, ranked, k, signed)
         values = kept(values, signed)
         ctx.save_for_backward(centred, weight, indices, values)
-        set_up(ctx, signed, indices)
-        return values, indices, linear_pre
+        set_up(ctx, signed, indices, ranked)
+        return indices, values, linear_pre, ranked
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
-        values_grad, _, linear_grad = grads
+        _, values_grad, linear_grad, _ = grads
         centred, weight, indices, values = ctx.saved_tensors
         sparse = through_activation(values_grad, values, ctx.signed)
         needed = ctx.needs_input_grad[:2]
         linear = _linear_grads(centred, weight, indices, sparse, linear_grad, needed)
-        return (*linear, None, None, None)
+        return (*linear, None, None, None, None)
 
 
 def _linear_grads(
@@ -182,7 +196,7 @@ def _linear_grads(
         if needs_x:
             x_grad = (total @ weight.T).to(dtype)
         if needs_weight:
-            weight_grad = (x.T @ total).to(dtype)
+            weight_grad = (total.T @ x).to(dtype).T
         return x_grad, weight_grad
     if needs_x:
         rows = stored_for_gathering(weight.T.contiguous(), indices.shape[1])
@@ -202,6 +216,7 @@ class _EncodeWithStepMatrix(torch.autograd.Function):
         k: int,
         signed: bool,
         n_steps: int,
+        n_ranked: int,
         dtype: torch.dtype,
     ) -> tuple[torch.Tensor, ...]:
         centred, weight = centred.to(dtype), W_enc.to(dtype)
@@ -209,20 +224,22 @@ class _EncodeWithStepMatrix(torch.autograd.Function):
         step_matrix = stored_for_gathering(S.to(dtype), k)
         indices, values = select_largest(linear_pre, k, signed)
         steps = [(indices, kept(values, signed))]
-        hidden_pre = linear_pre
-        for _ in range(n_steps - 1):
+        hidden_pre, ranked = linear_pre, indices
+        for step in range(2, n_steps + 1):
             fed_back = sum_rows(step_matrix, *steps[-1]).to(dtype)
-            (indices, values), hidden_pre = select_largest_of_sum(fed_back, linear_pre, k, signed)
+            n = n_ranked if step == n_steps else k
+            (ranked, _), hidden_pre = select_largest_of_sum(fed_back, linear_pre, n, signed)
+            indices, values = largest_among(hidden_pre, ranked, k, signed)
             steps.append((indices, kept(values, signed)))
         ctx.save_for_backward(centred, weight, step_matrix, *(t for step in steps for t in step))
         indices, values = steps[-1]
-        set_up(ctx, signed, indices)
-        return values, indices, linear_pre, hidden_pre
+        set_up(ctx, signed, indices, ranked)
+        return indices, values, linear_pre, hidden_pre, ranked
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
-        values_grad, _, linear_grad, hidden_grad = grads
+        _, values_grad, linear_grad, hidden_grad, _ = grads
         centred, weight, step_matrix, *flat = ctx.saved_tensors
         steps = list(zip(flat[::2], flat[1::2], strict=True))
         d_sae = weight.shape[1]
@@ -244,7 +261,7 @@ class _EncodeWithStepMatrix(torch.autograd.Function):
             linear_grad = hidden_grad if linear_grad is None else linear_grad + hidden_grad
         needed = ctx.needs_input_grad[:2]
         linear = _linear_grads(centred, weight, all_indices, all_sparse, linear_grad, needed)
-        return (*linear, step_grad, None, None, None, None)
+        return (*linear, step_grad, None, None, None, None, None)
 
 
 def _through_step_matrix(

@@ -23,7 +23,7 @@ from sae_lens_isae.ops.multistep import (
     set_up,
     through_activation,
 )
-from sae_lens_isae.ops.selection import select_largest
+from sae_lens_isae.ops.selection import largest_among, select_largest
 from sae_lens_isae.ops.sparse import (
     accumulate_rows,
     dot_rows,
@@ -42,6 +42,7 @@ def encode_codes_tied(
     signed: bool,
     n_steps: int,
     n_candidates: int | None = None,
+    n_ranked: int | None = None,
 ) -> EncodedCodes:
     """T steps with S = I - D W_enc. Honours autocast.
 
@@ -50,14 +51,22 @@ def encode_codes_tied(
         dictionary: D, the atoms with unit norm.
         n_candidates: The steps after the first choose among so many of its largest entries, at
             least k; by default among all.
+        n_ranked: How many of the largest entries of u(T) to tell, at least k; by default k.
     """
     if n_steps == 1:
-        return encode_codes(centred, W_enc, k, signed)
-    dtype = product_dtype(W_enc)
-    values, indices, linear_pre, hidden_pre = _EncodeTied.apply(
-        centred, W_enc, dictionary, k, signed, n_steps, n_candidates, dtype
+        return encode_codes(centred, W_enc, k, signed, n_ranked=n_ranked)
+    outputs = _EncodeTied.apply(
+        centred,
+        W_enc,
+        dictionary,
+        k,
+        signed,
+        n_steps,
+        n_candidates,
+        n_ranked or k,
+        product_dtype(W_enc),
     )
-    return EncodedCodes(indices, values, linear_pre, hidden_pre)
+    return EncodedCodes(*outputs)
 
 
 class _EncodeTied(torch.autograd.Function):
@@ -71,6 +80,7 @@ class _EncodeTied(torch.autograd.Function):
         signed: bool,
         n_steps: int,
         n_candidates: int | None,
+        n_ranked: int,
         dtype: torch.dtype,
     ) -> tuple[torch.Tensor, ...]:
         weight, atoms = W_enc.to(dtype), stored_for_gathering(dictionary.to(dtype), k)
@@ -83,21 +93,22 @@ class _EncodeTied(torch.autograd.Function):
             candidates, among = select_largest(linear_pre, n_candidates, signed)
             choose = _AmongCandidates(weight, candidates, among, k, signed)
         steps = [(residual, choose.indices, choose.values)]
-        for _ in range(n_steps - 1):
+        for step in range(2, n_steps + 1):
             fit = sum_rows(atoms, choose.indices, choose.values)
             residual = (centred - fit).to(dtype)
-            choose.again(residual)
+            choose.again(residual, n_ranked if step == n_steps else k)
             steps.append((residual, choose.indices, choose.values))
         hidden_pre = choose.hidden_pre(linear_pre)
         flat = (t for step in steps for t in step)
         ctx.save_for_backward(weight, atoms, candidates, *flat)
-        set_up(ctx, signed, choose.indices)
-        return choose.values, choose.indices, linear_pre, hidden_pre
+        ranked = choose.ranked(hidden_pre, n_ranked)
+        set_up(ctx, signed, choose.indices, ranked)
+        return choose.indices, choose.values, linear_pre, hidden_pre, ranked
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
-        values_grad, _, linear_grad, hidden_grad = grads
+        _, values_grad, linear_grad, hidden_grad, _ = grads
         weight, atoms, candidates, *flat = ctx.saved_tensors
         if hidden_grad is not None and candidates is not None:
             # elsewhere `hidden_pre` is `linear_pre`
@@ -140,7 +151,7 @@ class _EncodeTied(torch.autograd.Function):
                 weight_grad = weight_grad + residual.T @ dense
         if linear_grad is not None:
             centred_grad += linear_grad @ rows
-        return centred_grad, weight_grad, dictionary_grad, None, None, None, None, None
+        return centred_grad, weight_grad, dictionary_grad, *([None] * 6)
 
 
 class _AmongAll:
@@ -148,20 +159,27 @@ class _AmongAll:
 
     def __init__(self, weight: torch.Tensor, pre: torch.Tensor, k: int, signed: bool) -> None:
         self._weight, self._k, self._signed = weight, k, signed
-        self._choose(pre)
+        self._choose(pre, select_largest(pre, k, signed).indices)
 
-    def again(self, residual: torch.Tensor) -> None:
+    def again(self, residual: torch.Tensor, n_ranked: int) -> None:
         """One more step."""
         pre = residual @ self._weight
-        self._choose(pre.scatter_add_(-1, self.indices, self.values.to(pre.dtype)))
+        pre.scatter_add_(-1, self.indices, self.values.to(pre.dtype))
+        # most of the support stays
+        near = self.indices if n_ranked == self._k else None
+        self._choose(pre, select_largest(pre, n_ranked, self._signed, near).indices)
 
     def hidden_pre(self, linear_pre: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
         """What was chosen from, latent by latent."""
         return self._pre
 
-    def _choose(self, pre: torch.Tensor) -> None:
-        self._pre = pre
-        self.indices, values = select_largest(pre, self._k, self._signed)
+    def ranked(self, hidden_pre: torch.Tensor, n_ranked: int) -> torch.Tensor:  # noqa: ARG002
+        """The `n_ranked` largest of that."""
+        return self._ranked
+
+    def _choose(self, pre: torch.Tensor, ranked: torch.Tensor) -> None:
+        self._pre, self._ranked = pre, ranked
+        self.indices, values = largest_among(pre, ranked, self._k, self._signed)
         self.values = kept(values, self._signed)
 
 
@@ -184,7 +202,7 @@ class _AmongCandidates:
         self._candidates, self._k, self._signed = candidates, k, signed
         self._choose(among)
 
-    def again(self, residual: torch.Tensor) -> None:
+    def again(self, residual: torch.Tensor, n_ranked: int) -> None:  # noqa: ARG002
         """One more step."""
         among = dot_rows(residual, self._rows, self._candidates)
         self._choose(among.scatter_add_(-1, self._places, self.values.to(among.dtype)))
@@ -192,6 +210,10 @@ class _AmongCandidates:
     def hidden_pre(self, linear_pre: torch.Tensor) -> torch.Tensor:
         """What was chosen from, latent by latent; `linear_pre` where one is no candidate."""
         return linear_pre.scatter(-1, self._candidates, self._among.to(linear_pre.dtype))
+
+    def ranked(self, hidden_pre: torch.Tensor, n_ranked: int) -> torch.Tensor:
+        """The `n_ranked` largest of that, be they candidates or not."""
+        return select_largest(hidden_pre, n_ranked, self._signed).indices
 
     def _choose(self, among: torch.Tensor) -> None:
         self._among = among

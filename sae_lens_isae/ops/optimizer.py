@@ -71,9 +71,13 @@ def fuse_adam(optimizer: torch.optim.Optimizer) -> None:
             group["fused"] = True
             for parameter in group["params"]:
                 # a resumed optimizer may hold its step count on the CPU, where fused Adam does not
-                # look for it
-                if "step" in (state := optimizer.state.get(parameter, {})):
-                    state["step"] = state["step"].to(parameter.device, torch.float32)
+                # look for it, and moments with another order in memory, which it does not take
+                for name, value in optimizer.state.get(parameter, {}).items():
+                    if name == "step":
+                        optimizer.state[parameter][name] = value.to(parameter.device, torch.float32)
+                    elif value.stride() != parameter.stride():
+                        laid_out = torch.empty_like(parameter, dtype=value.dtype)
+                        optimizer.state[parameter][name] = laid_out.copy_(value)
 
 
 def forget_moments(entries: Sequence[tuple[torch.Tensor, Bool[torch.Tensor, "..."]]]) -> Change:

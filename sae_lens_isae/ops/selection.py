@@ -22,7 +22,10 @@ class SelectedEntries(NamedTuple):
 @not_compiled
 @torch.no_grad()
 def select_largest(
-    u: Float[torch.Tensor, "batch columns"], k: int, signed: bool
+    u: Float[torch.Tensor, "batch columns"],
+    k: int,
+    signed: bool,
+    near: Int[torch.Tensor, "batch near"] | None = None,
 ) -> SelectedEntries:
     """Indices and values of the `k` largest entries per row.
 
@@ -31,11 +34,32 @@ def select_largest(
     Args:
         signed: Rank by magnitude (AbsTopK) instead of by value (TopK). Values keep their sign in
             either case: the ReLU of TopK is the caller's.
+        near: At least k distinct entries that are likely among the largest or not far below them;
+            they change nothing but the time.
 
     Raises:
         InputError: k is not between 1 and the number of columns.
     """
-    return _select(u, None, k, signed)[0]
+    return _select(u, None, k, signed, near)[0]
+
+
+@torch.no_grad()
+def largest_among(
+    u: Float[torch.Tensor, "batch columns"],
+    ranked: Int[torch.Tensor, "batch n_ranked"],
+    k: int,
+    signed: bool,
+) -> SelectedEntries:
+    """The `k` largest entries per row, where `ranked` are the n_ranked largest.
+
+    Raises:
+        InputError: k is not between 1 and n_ranked.
+    """
+    of_ranked = u.gather(-1, ranked)
+    if ranked.shape[1] == k:
+        return SelectedEntries(ranked, of_ranked)
+    places, values = select_largest(of_ranked, k, signed)
+    return SelectedEntries(ranked.gather(-1, places), values)
 
 
 @torch.no_grad()
@@ -46,13 +70,17 @@ def select_largest_of_sum(
     signed: bool,
 ) -> tuple[SelectedEntries, Float[torch.Tensor, "batch columns"]]:
     """`select_largest` of u + addend, and that sum, in one pass over both."""
-    selection, total = _select(u, addend, k, signed)
+    selection, total = _select(u, addend, k, signed, None)
     assert total is not None
     return selection, total
 
 
 def _select(
-    u: torch.Tensor, addend: torch.Tensor | None, k: int, signed: bool
+    u: torch.Tensor,
+    addend: torch.Tensor | None,
+    k: int,
+    signed: bool,
+    near: torch.Tensor | None,
 ) -> tuple[SelectedEntries, torch.Tensor | None]:
     n_columns = u.shape[-1]
     if not 1 <= k <= n_columns:
@@ -61,7 +89,7 @@ def _select(
         from sae_lens_isae.ops import select_kernel
 
         if select_kernel.can_select(n_columns, k):
-            indices, values, total = select_kernel.select(u, k, signed, addend)
+            indices, values, total = select_kernel.select(u, k, signed, addend, near)
             return SelectedEntries(indices, values.to(u.dtype)), total
     total = u if addend is None else u + addend
     ranked = total.abs() if signed else total

@@ -201,6 +201,14 @@ def stored_for_gathering(
     return matrix
 
 
+def stored_by_latent(
+    W_enc: Float[torch.Tensor, "d_in d_sae"],
+) -> Float[torch.Tensor, "d_in d_sae"]:
+    """The same matrix with the weights of a latent side by side in memory, where the backward pass
+    gathers them and leaves their gradients."""
+    return W_enc.T.contiguous().T
+
+
 def product_dtype(tensor: torch.Tensor) -> torch.dtype:
     """The dtype in which products with `tensor` are taken: autocast's, where it is on."""
     if torch.is_autocast_enabled(tensor.device.type):

@@ -154,7 +154,7 @@ def share_steps(trainer: SAETrainer[Any, Any], flag: SharedFlag | None = None) -
         return
     for tensor in [*trainer.sae.parameters(), *trainer.sae.buffers()]:
         # equal seeds make equal weights, unless ranks run other versions
-        dist.broadcast(tensor.data, 0)
+        dist.broadcast(_contiguous_view(tensor.data), 0)
     for parameter in trainer.sae.parameters():
         if parameter.requires_grad:
             parameter.register_post_accumulate_grad_hook(_average_gradient)
@@ -181,12 +181,18 @@ def share_steps(trainer: SAETrainer[Any, Any], flag: SharedFlag | None = None) -
 
 def _average_gradient(parameter: torch.Tensor) -> None:
     assert parameter.grad is not None
+    grad = _contiguous_view(parameter.grad)
     if parameter.is_cuda:
-        dist.all_reduce(parameter.grad, dist.ReduceOp.AVG)
+        dist.all_reduce(grad, dist.ReduceOp.AVG)
         return
     # which Gloo does not know
-    dist.all_reduce(parameter.grad)
-    parameter.grad /= n_ranks()
+    dist.all_reduce(grad)
+    grad /= n_ranks()
+
+
+def _contiguous_view(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor or its transpose, whichever lies in memory in order: what collectives take."""
+    return tensor if tensor.is_contiguous() else tensor.T
 
 
 def _is_of_a_lost_rank(error: Exception) -> bool:

@@ -162,6 +162,16 @@ def test_atoms_have_unit_norm_in_every_step(variant):
         torch.testing.assert_close(sae.W_dec.norm(dim=-1), torch.ones(D_SAE))
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_encoders_gradient_lies_as_the_encoder_does(variant, tmp_path):
+    """Latent by latent; so nothing is transposed, and a loaded model goes on like that."""
+    sae = make_sae(isae_config(variant))
+    sae.save_model(tmp_path)
+    for each in (sae, type(sae).load_from_disk(tmp_path)):
+        each.training_forward_pass(step_input(next(Activations(0.5)))).loss.backward()
+        assert each.W_enc.grad.stride() == each.W_enc.stride() == (1, D_IN)
+
+
 def test_first_step_starts_the_bias_at_the_geometric_median_and_only_the_first():
     sae = make_sae(isae_config("iSAE"))
     data = Activations(2.0)

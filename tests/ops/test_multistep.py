@@ -44,10 +44,10 @@ def plain(centred, W_enc, S, D, k, signed, n_steps, n_candidates=None):
     return codes, linear_pre, pre
 
 
-def encode(centred, W_enc, S, D, k, signed, n_steps, n_candidates=None):
+def encode(centred, W_enc, S, D, k, signed, n_steps, n_candidates=None, n_ranked=None):
     if D is not None:
-        return encode_codes_tied(centred, W_enc, D, k, signed, n_steps, n_candidates)
-    return encode_codes(centred, W_enc, k, signed, S, n_steps)
+        return encode_codes_tied(centred, W_enc, D, k, signed, n_steps, n_candidates, n_ranked)
+    return encode_codes(centred, W_enc, k, signed, S, n_steps, n_ranked)
 
 
 def problem(d_sae=40, d_in=16, batch=6, dtype=torch.float64, device="cpu", seed=0):
@@ -75,6 +75,7 @@ def test_codes_and_gradients_are_those_of_the_definition(
     centred, W_enc, S, D = problem(d_sae, dtype=torch.float32, device=device)
     D = D if tied else None
     n_candidates = None if n_candidates is None else max(k, n_candidates)
+    n_ranked = min(2 * k, d_sae)
     exact = [None if t is None else t.detach().double().requires_grad_() for t in (S, D)]
     wide = [t.detach().double().requires_grad_() for t in (centred, W_enc)]
     weights = torch.randn(3, 6, d_sae, device=device)
@@ -82,7 +83,11 @@ def test_codes_and_gradients_are_those_of_the_definition(
     exact_leaves = [t for t in (*wide, exact[1] if tied else exact[0]) if t is not None]
     references = plain(*wide, *exact, k, signed, n_steps, n_candidates)
     with use_backend(backend):
-        found = encode(centred, W_enc, S, D, k, signed, n_steps, n_candidates)
+        found = encode(centred, W_enc, S, D, k, signed, n_steps, n_candidates, n_ranked)
+    rank = found.hidden_pre.abs() if signed else found.hidden_pre
+    assert torch.equal(
+        rank.gather(-1, found.ranked).sort(descending=True).values, rank.topk(n_ranked).values
+    )
     dense = to_dense(found.indices, found.values, d_sae)
     outputs = (dense, found.linear_pre, found.hidden_pre)
     for output, reference in zip(outputs, references, strict=True):

@@ -139,3 +139,25 @@ def test_moved_latents_start_with_fresh_moments(variant, monkeypatch):
         of_one = (moments["exp_avg_sq"] / (1 - beta2) - squared).abs() < 1e-9
         assert of_one[mask.expand_as(of_one)].all()
         assert not of_one[~mask.expand_as(of_one)].all()
+
+
+def test_moments_with_another_order_in_memory_are_laid_out_anew():
+    """As a checkpoint has them from before a parameter was stored column by column."""
+    generator = torch.Generator().manual_seed(0)
+    start, *grads = (torch.randn(5, 7, generator=generator) for _ in range(4))
+    weights = [torch.nn.Parameter(w) for w in (start.clone(), start.T.contiguous().T)]
+    optimizers = [torch.optim.Adam([weight], lr=0.1) for weight in weights]
+
+    def step(grad):
+        for weight, optimizer in zip(weights, optimizers, strict=True):
+            weight.grad = torch.empty_like(weight).copy_(grad)
+            optimizer.step()
+
+    step(grads[0])
+    optimizers[1].load_state_dict(copy.deepcopy(optimizers[0].state_dict()))
+    fuse_adam(optimizers[1])
+    moments = optimizers[1].state[weights[1]]
+    assert moments["exp_avg"].stride() == moments["exp_avg_sq"].stride() == weights[1].stride()
+    for grad in grads[1:]:
+        step(grad)
+    torch.testing.assert_close(weights[0], weights[1])

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sae_lens_isae.ops import use_backend
-from sae_lens_isae.ops.selection import select_largest, select_largest_of_sum
+from sae_lens_isae.ops.selection import largest_among, select_largest, select_largest_of_sum
 from tests.ops.conftest import BACKENDS_AND_DEVICES, DTYPES
 
 VALUES = [0.0, -0.0, 1.0, -1.0, 2.5, -2.5, 1e30, -1e-30]
@@ -60,6 +60,59 @@ def test_ties_go_to_the_first(rows, k, signed):
         order = sorted(range(9), key=lambda i: (-rank[i].item(), i))[:k]
         assert sorted(chosen.tolist()) == sorted(order)
         assert torch.equal(row[chosen], value)
+
+
+NASTY = [0.0, -0.0, torch.nan, torch.inf, -torch.inf, 1.0, -1.0, 1e-40, 3e38]
+
+
+@pytest.mark.parametrize(("backend", "device"), BACKENDS_AND_DEVICES)
+@pytest.mark.parametrize("signed", [True, False])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("n_columns", [50, 9000])
+def test_entries_near_the_largest_change_nothing(n_columns, dtype, signed, backend, device):
+    generator = torch.Generator().manual_seed(n_columns)
+    u = torch.randn(5, n_columns, generator=generator)
+    # many ties, zeros of both signs, a row of large entries in one piece, and worse
+    u[1] = u[1].round()
+    u[2] = torch.where(u[2] > 0, 0.0, -0.0)
+    u[3, 10:40] += 100
+    u[4, :9] = torch.tensor(NASTY)
+    u = u.to(device, dtype)
+    others = torch.rand(5, n_columns, generator=generator).argsort(-1)[:, :30].to(device)
+    with use_backend(backend):
+        plain = select_largest(u, 20, signed)
+        for near in (plain.indices, plain.indices.flip(0), others):
+            indices, values = select_largest(u, 20, signed, near)
+            assert torch.equal(indices.sort(-1).values, plain.indices.sort(-1).values)
+            assert torch.equal(u.gather(-1, indices).nan_to_num(7.0), values.nan_to_num(7.0))
+    check(u[:4], select_largest(u[:4], 20, signed, others[:4]), 20, signed)
+
+
+@pytest.mark.parametrize(("backend", "device"), BACKENDS_AND_DEVICES)
+@pytest.mark.parametrize("signed", [True, False])
+def test_rows_that_their_first_pieces_bound(signed, backend, device):
+    u = torch.randn(4, 40_000, generator=torch.Generator().manual_seed(0)).to(device)
+    # the largest come last, the first pieces are zero, or all is equal
+    u[1], u[2, :9000], u[3] = u[1].sort().values, 0, -1
+    with use_backend(backend):
+        check(u, select_largest(u, 33, signed), 33, signed)
+
+
+@pytest.mark.parametrize(("backend", "device"), BACKENDS_AND_DEVICES)
+@pytest.mark.parametrize("signed", [True, False])
+@pytest.mark.parametrize("n_columns", [50, 9000])
+def test_the_largest_among_the_largest(n_columns, signed, backend, device):
+    u = torch.randn(3, n_columns, generator=torch.Generator().manual_seed(0)).to(device)
+    u[1] = u[1].round()
+    with use_backend(backend):
+        ranked = select_largest(u, 24, signed).indices
+        chosen = largest_among(u, ranked, 12, signed)
+        check(u, chosen, 12, signed)
+        if backend == "triton":
+            direct = select_largest(u, 12, signed)
+            assert torch.equal(chosen.indices.sort(-1).values, direct.indices.sort(-1).values)
+        with pytest.raises(ValueError, match="k must be between 1 and the 12"):
+            largest_among(u, chosen.indices, 13, signed)
 
 
 @pytest.mark.parametrize(("backend", "device"), BACKENDS_AND_DEVICES)
