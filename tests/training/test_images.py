@@ -227,6 +227,7 @@ def test_two_processes_train_on_images(here, tmp_path, parallel):
         assert (tmp_path / "out" / f"seed_{seed}" / "sae_weights.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_dinov2_base_from_the_hub_s_cache(tmp_path):
     """The real shape and loading code, with random weights and photographs of scikit-image."""
     name = "facebook/dinov2-base"
