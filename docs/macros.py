@@ -190,6 +190,13 @@ def step_table(dead: float = 0.0) -> str:
     return table(["latents", "", *headers], lines)
 
 
+def step_aims_table() -> str:
+    """Which aims for a training step were met."""
+    import step_report
+
+    return _lines_as_table(step_report.aims_table(load("train_step")["rows"]))
+
+
 _SETTINGS = {"throughput_smollm2": "smollm2", "throughput_pythia": "pythia"}
 _RUNS = {
     "sae_lens": "SAELens' runner, `topk`",
@@ -323,6 +330,7 @@ def define_env(env: Any) -> None:
         two_gpus_table,
         minutes,
         step_table,
+        step_aims_table,
         solver_table,
         audit_verdicts,
         recovery_table,

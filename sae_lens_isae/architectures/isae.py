@@ -93,11 +93,6 @@ class ISAETrainingSAE(LossTermsMixin, TopKTrainingSAE):
         """Whether latents may fire with either sign."""
         return self.cfg.activation == "abstopk"
 
-    @property
-    @override
-    def n_ranked(self) -> int:
-        return max(int(self.cfg.k), super().n_ranked)
-
     @override
     def training_forward_pass(self, step_input: TrainStepInput) -> TrainStepOutput:
         self.begin_step(step_input)

@@ -65,9 +65,9 @@ def sae_supports(
     Where that is no matter of rank (thresholds, gates), active latents come first.
     """
     signed = isinstance(ctx.sae.activation_fn, AbsTopK)
-    if ctx.ranked is not None:
-        return largest_among(ctx.hidden_pre, ctx.ranked, size, signed).indices[:n_samples]
     hidden_pre = ctx.hidden_pre.detach()[:n_samples]
+    if ctx.ranked is not None:
+        return largest_among(hidden_pre, ctx.ranked[:n_samples], size, signed).indices
     if getattr(ctx.sae.cfg, "k", None) is None:
         # into (-1, 1) without a change of order, and active ones above
         hidden_pre = hidden_pre.float() / (1 + hidden_pre.abs())

@@ -87,7 +87,8 @@ class EncodedCodes(NamedTuple):
     hidden_pre: Float[torch.Tensor, "batch d_sae"]
     """u(T), from which the last selection chose; `linear_pre` itself for one step."""
     ranked: Int[torch.Tensor, "batch n_ranked"]
-    """Indices of the `n_ranked` largest entries of `hidden_pre`."""
+    """Indices of the `n_ranked` largest entries of `hidden_pre`; of the code where none were asked
+    for."""
     linear: SelectedEntries | None = None
     """What the encoder itself chose, and its values, where `values` were solved for."""
 
@@ -100,7 +101,7 @@ def encode_codes(
     signed: bool,
     S: Float[torch.Tensor, "d_sae d_sae"] | None = None,
     n_steps: int = 1,
-    n_ranked: int | None = None,
+    n_ranked: int = 0,
 ) -> EncodedCodes:
     """T steps with the step matrix S, or one step of the linear encoder. Honours autocast.
 
@@ -109,9 +110,9 @@ def encode_codes(
         k: Entries kept per sample, between 1 and d_sae.
         signed: AbsTopK; otherwise TopK with its ReLU.
         n_steps: T; more than one needs `S`.
-        n_ranked: How many of the largest entries of u(T) to tell, at least k; by default k.
+        n_ranked: How many of the largest entries of u(T) to tell; k where it is less.
     """
-    dtype, n_ranked = product_dtype(W_enc), n_ranked or k
+    dtype, n_ranked = product_dtype(W_enc), max(n_ranked, k)
     if S is None or n_steps == 1:
         indices, values, pre, ranked = _Encode.apply(centred, W_enc, k, signed, n_ranked, dtype)
         return EncodedCodes(indices, values, pre, pre, ranked)

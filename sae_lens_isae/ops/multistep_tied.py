@@ -42,7 +42,7 @@ def encode_codes_tied(
     signed: bool,
     n_steps: int,
     n_candidates: int | None = None,
-    n_ranked: int | None = None,
+    n_ranked: int = 0,
 ) -> EncodedCodes:
     """T steps with S = I - D W_enc. Honours autocast.
 
@@ -51,7 +51,8 @@ def encode_codes_tied(
         dictionary: D, the atoms with unit norm.
         n_candidates: The steps after the first choose among so many of its largest entries, at
             least k; by default among all.
-        n_ranked: How many of the largest entries of u(T) to tell, at least k; by default k.
+        n_ranked: How many of the largest entries of u(T) to tell, k where it is less; by default
+            those of the code.
     """
     if n_steps == 1:
         return encode_codes(centred, W_enc, k, signed, n_ranked=n_ranked)
@@ -63,7 +64,7 @@ def encode_codes_tied(
         signed,
         n_steps,
         n_candidates,
-        n_ranked or k,
+        n_ranked,
         product_dtype(W_enc),
     )
     return EncodedCodes(*outputs)
@@ -96,7 +97,7 @@ class _EncodeTied(torch.autograd.Function):
         for step in range(2, n_steps + 1):
             fit = sum_rows(atoms, choose.indices, choose.values)
             residual = (centred - fit).to(dtype)
-            choose.again(residual, n_ranked if step == n_steps else k)
+            choose.again(residual, max(n_ranked, k) if step == n_steps else k)
             steps.append((residual, choose.indices, choose.values))
         hidden_pre = choose.hidden_pre(linear_pre)
         flat = (t for step in steps for t in step)
@@ -213,7 +214,9 @@ class _AmongCandidates:
 
     def ranked(self, hidden_pre: torch.Tensor, n_ranked: int) -> torch.Tensor:
         """The `n_ranked` largest of that, be they candidates or not."""
-        return select_largest(hidden_pre, n_ranked, self._signed).indices
+        if n_ranked == 0:
+            return self.indices
+        return select_largest(hidden_pre, max(n_ranked, self._k), self._signed).indices
 
     def _choose(self, among: torch.Tensor) -> None:
         self._among = among

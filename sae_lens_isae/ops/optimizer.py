@@ -72,12 +72,12 @@ def fuse_adam(optimizer: torch.optim.Optimizer) -> None:
             for parameter in group["params"]:
                 # a resumed optimizer may hold its step count on the CPU, where fused Adam does not
                 # look for it, and moments with another order in memory, which it does not take
-                for name, value in optimizer.state.get(parameter, {}).items():
+                state = optimizer.state.get(parameter, {})
+                for name, value in state.items():
                     if name == "step":
-                        optimizer.state[parameter][name] = value.to(parameter.device, torch.float32)
+                        state[name] = value.to(parameter.device, torch.float32)
                     elif value.stride() != parameter.stride():
-                        laid_out = torch.empty_like(parameter, dtype=value.dtype)
-                        optimizer.state[parameter][name] = laid_out.copy_(value)
+                        state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def forget_moments(entries: Sequence[tuple[torch.Tensor, Bool[torch.Tensor, "..."]]]) -> Change:

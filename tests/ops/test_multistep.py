@@ -44,7 +44,7 @@ def plain(centred, W_enc, S, D, k, signed, n_steps, n_candidates=None):
     return codes, linear_pre, pre
 
 
-def encode(centred, W_enc, S, D, k, signed, n_steps, n_candidates=None, n_ranked=None):
+def encode(centred, W_enc, S, D, k, signed, n_steps, n_candidates=None, n_ranked=0):
     if D is not None:
         return encode_codes_tied(centred, W_enc, D, k, signed, n_steps, n_candidates, n_ranked)
     return encode_codes(centred, W_enc, k, signed, S, n_steps, n_ranked)
@@ -123,6 +123,15 @@ def test_gradcheck(n_steps, signed, tied, backend):
 
     with use_backend(backend):
         assert torch.autograd.gradcheck(codes, (centred, W_enc, D if tied else S), eps=1e-7)
+
+
+@pytest.mark.parametrize(("backend", "device"), BACKENDS_AND_DEVICES)
+def test_without_a_number_the_code_is_what_is_ranked(backend, device):
+    centred, W_enc, S, D = problem(device=device, dtype=torch.float32)
+    with use_backend(backend):
+        for atoms, n_candidates in ((None, None), (D, None), (D, 7)):
+            found = encode(centred, W_enc, S, atoms, 3, True, 3, n_candidates, n_ranked=0)
+            assert torch.equal(found.ranked.sort(-1).values, found.indices.sort(-1).values)
 
 
 @pytest.mark.parametrize(("backend", "device"), BACKENDS_AND_DEVICES)
