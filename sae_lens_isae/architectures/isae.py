@@ -38,7 +38,7 @@ from sae_lens_isae.ops.sparse import decode_codes, stored_by_latent, to_dense
 from sae_lens_isae.ops.unit_norm import unit_norm_rows
 
 _ACTIVATIONS: dict[str, type[TopK] | type[AbsTopK]] = {"abstopk": AbsTopK, "topk": TopK}
-_GRAPHED_UP_TO = 1 << 26
+_GRAPHED_UP_TO = 1 << 27
 """Batch size times d_sae up to which launches take longer than the work; a graph keeps the memory
 of a step for itself."""
 

@@ -166,9 +166,7 @@ class _AmongAll:
         """One more step."""
         pre = residual @ self._weight
         pre.scatter_add_(-1, self.indices, self.values.to(pre.dtype))
-        # most of the support stays
-        near = self.indices if n_ranked == self._k else None
-        self._choose(pre, select_largest(pre, n_ranked, self._signed, near).indices)
+        self._choose(pre, select_largest(pre, n_ranked, self._signed).indices)
 
     def hidden_pre(self, linear_pre: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
         """What was chosen from, latent by latent."""

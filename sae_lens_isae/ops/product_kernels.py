@@ -155,6 +155,7 @@ def _accumulate_kernel(
     n_entries,
     k,
     n_columns,
+    FIRST: tl.constexpr,
     HAS_MORE: tl.constexpr,
     SEGMENT: tl.constexpr,
     COLUMNS: tl.constexpr,
@@ -168,7 +169,7 @@ def _accumulate_kernel(
     for position in range(start, stop):
         row = tl.load(row_ptr + position)
         if row != current:
-            out = out_ptr + current.to(tl.int64) * n_columns
+            out = out_ptr + (current.to(tl.int64) - FIRST) * n_columns
             tl.atomic_add(out + column, total, mask=exists, sem="relaxed")
             total = tl.zeros((COLUMNS,), tl.float32)
             current = row
@@ -181,7 +182,7 @@ def _accumulate_kernel(
             weight = tl.load(more_weights_ptr + entry).to(tl.float32)
             x = tl.load(more_x_ptr + sample * n_columns + column, mask=exists, other=0.0)
             total += weight * x.to(tl.float32)
-    out = out_ptr + current.to(tl.int64) * n_columns
+    out = out_ptr + (current.to(tl.int64) - FIRST) * n_columns
     tl.atomic_add(out + column, total, mask=exists, sem="relaxed")
 
 
@@ -198,8 +199,11 @@ def accumulate(
     n_entries = batch * k
     if n_entries == 0:
         return out
-    # 32 bits: the sort makes a pass for every 8 of them
-    row, entry = indices.reshape(-1).to(torch.int32).sort()
+    # few bits: the sort makes a pass for every 8 of them
+    narrow = n_rows <= 1 << 16
+    first = -(1 << 15) if narrow else 0
+    key = indices.reshape(-1) + first
+    row, entry = key.to(torch.int16 if narrow else torch.int32).sort()
     columns = _columns_per_program(n_columns)
     grid = (triton.cdiv(n_entries, _SEGMENT), triton.cdiv(n_columns, columns))
     more_weights, more_x = (weights, x) if more is None else more
@@ -214,6 +218,7 @@ def accumulate(
         n_entries,
         k,
         n_columns,
+        FIRST=first,
         HAS_MORE=more is not None,
         SEGMENT=_SEGMENT,
         COLUMNS=columns,

@@ -25,7 +25,6 @@ def select_largest(
     u: Float[torch.Tensor, "batch columns"],
     k: int,
     signed: bool,
-    near: Int[torch.Tensor, "batch near"] | None = None,
 ) -> SelectedEntries:
     """Indices and values of the `k` largest entries per row.
 
@@ -34,13 +33,11 @@ def select_largest(
     Args:
         signed: Rank by magnitude (AbsTopK) instead of by value (TopK). Values keep their sign in
             either case: the ReLU of TopK is the caller's.
-        near: At least k distinct entries that are likely among the largest or not far below them;
-            they change nothing but the time.
 
     Raises:
         InputError: k is not between 1 and the number of columns.
     """
-    return _select(u, None, k, signed, near)[0]
+    return _select(u, None, k, signed)[0]
 
 
 @torch.no_grad()
@@ -70,7 +67,7 @@ def select_largest_of_sum(
     signed: bool,
 ) -> tuple[SelectedEntries, Float[torch.Tensor, "batch columns"]]:
     """`select_largest` of u + addend, and that sum, in one pass over both."""
-    selection, total = _select(u, addend, k, signed, None)
+    selection, total = _select(u, addend, k, signed)
     assert total is not None
     return selection, total
 
@@ -80,7 +77,6 @@ def _select(
     addend: torch.Tensor | None,
     k: int,
     signed: bool,
-    near: torch.Tensor | None,
 ) -> tuple[SelectedEntries, torch.Tensor | None]:
     n_columns = u.shape[-1]
     if not 1 <= k <= n_columns:
@@ -89,7 +85,7 @@ def _select(
         from sae_lens_isae.ops import select_kernel
 
         if select_kernel.can_select(n_columns, k):
-            indices, values, total = select_kernel.select(u, k, signed, addend, near)
+            indices, values, total = select_kernel.select(u, k, signed, addend)
             return SelectedEntries(indices, values.to(u.dtype)), total
     total = u if addend is None else u + addend
     ranked = total.abs() if signed else total

@@ -47,6 +47,20 @@ def relative_error(found, expected):
 
 
 @pytest.mark.parametrize(("backend", "device"), BACKENDS_AND_DEVICES)
+@pytest.mark.parametrize("n_rows", [2**15 + 1, 2**16, 2**16 + 1])
+def test_first_and_last_of_many_rows(n_rows, backend, device):
+    """The sort of `accumulate_rows` holds row numbers in as few bits as they need."""
+    indices = torch.tensor([[0, n_rows - 1], [2**15, 2**15 - 1], [n_rows - 1, 1]], device=device)
+    _, x, _, weights = problem(3, 4, 5, 2, device, torch.float32)
+    expected = torch.zeros(n_rows, 5, dtype=torch.float64, device=device)
+    for row, weight, vector in zip(indices, weights.double(), x.double(), strict=True):
+        expected[row] += weight[:, None] * vector
+    with use_backend(backend):
+        found = accumulate_rows(indices, weights, x, n_rows)
+    assert relative_error(found, expected) < 1e-6
+
+
+@pytest.mark.parametrize(("backend", "device"), BACKENDS_AND_DEVICES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("size", SIZES)
 def test_products(size, dtype, backend, device):
