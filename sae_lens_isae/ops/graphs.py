@@ -208,8 +208,9 @@ def _record(
     gc.disable()
     try:
         with autocast:
+            # one warm-up, after the calls before: a second one would hold what the first returned
             graph = torch.cuda.make_graphed_callables(
-                cast(Any, of_tensors), static, allow_unused_input=True
+                cast(Any, of_tensors), static, num_warmup_iters=1, allow_unused_input=True
             )
     finally:
         if collects:
