@@ -22,7 +22,7 @@ Outputs = TypeVar("Outputs")
 _EAGER_CALLS = 3
 """Calls of one kind before it is recorded, so that a last, smaller batch is not."""
 _MOST_GRAPHS = 4
-"""Each keeps the memory of a step for itself."""
+"""Each keeps memory for what its step returns."""
 
 
 class ReplayedFunction:
@@ -32,12 +32,14 @@ class ReplayedFunction:
     such values. Whatever in it is no tensor belongs to the kind of the call: another number means
     another recording.
 
-    Outputs of a replay share memory with those of the next one.
+    Outputs of a replay share memory with those of the next one, whose call must come after the
+    backward pass of this one.
     """
 
     def __init__(self) -> None:
         self._calls: Counter[Hashable] = Counter()
         self._recordings: dict[Hashable, _Recording] = {}
+        self._pool: Any = None
 
     def __reduce__(self) -> tuple[type[ReplayedFunction], tuple[()]]:
         # a copy of a model records graphs of its own
@@ -70,7 +72,9 @@ class ReplayedFunction:
                 oldest = next(iter(self._recordings))
                 del self._recordings[oldest], self._calls[oldest]
             with _as_new_leaves(module, parameters) as leaves, _buffers_restored(module):
-                self._recordings[kind] = _record(function, tensors, structure, leaves)
+                # one at a time is replayed: what each needs for a while may lie in the same place
+                self._pool = self._pool or torch.cuda.graph_pool_handle()
+                self._recordings[kind] = _record(function, tensors, structure, leaves, self._pool)
         return self._recordings[kind].replay(tensors, parameters.values())
 
 
@@ -185,6 +189,7 @@ def _record(
     tensors: Sequence[torch.Tensor],
     structure: Structure,
     leaves: Sequence[torch.Tensor],
+    pool: Any,
 ) -> _Recording:
     outputs: list[Structure] = []
 
@@ -210,7 +215,11 @@ def _record(
         with autocast:
             # one warm-up, after the calls before: a second one would hold what the first returned
             graph = torch.cuda.make_graphed_callables(
-                cast(Any, of_tensors), static, num_warmup_iters=1, allow_unused_input=True
+                cast(Any, of_tensors),
+                static,
+                num_warmup_iters=1,
+                allow_unused_input=True,
+                pool=pool,
             )
     finally:
         if collects:

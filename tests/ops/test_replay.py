@@ -148,6 +148,7 @@ def test_calls_before_a_capture_leave_running_statistics(monkeypatch):
         return function
 
     monkeypatch.setattr(torch.cuda, "make_graphed_callables", call_first)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 1))
     monkeypatch.setattr(graphs, "_can_record", lambda _: True)
     module = torch.nn.BatchNorm1d(2)
     step = ReplayedFunction()
@@ -182,3 +183,25 @@ def test_the_oldest_graph_makes_room(device):
             assert module.weight.grad.tolist() == [[key, key]]
             module.zero_grad()
     assert len(step._recordings) == 4
+
+
+@pytest.mark.parametrize("device", [pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_graphs_share_memory_and_do_not_disturb_each_other(device):
+    module = torch.nn.Linear(4, 1, bias=False, device=device)
+    step = ReplayedFunction()
+    x = torch.rand(2**22, 4, device=device)
+    reserved = []
+    for turn in range(8):
+        for key in range(1, 4):
+            # many temporaries as large as x, and one number that is returned
+            loss = step(lambda x, key=key: (module(x * key).exp() * x).sin().sum(), x, module, key)
+            loss.backward()
+            found, module.weight.grad = module.weight.grad.clone(), None
+            expected = (module(x * key).exp() * x).sin().sum()
+            expected.backward()
+            torch.testing.assert_close(loss, expected)
+            torch.testing.assert_close(found, module.weight.grad)
+            module.weight.grad = None
+            if turn == 3:
+                reserved.append(torch.cuda.memory_reserved())
+    assert reserved[2] - reserved[0] < 2 * x.nbytes
