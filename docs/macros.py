@@ -194,7 +194,7 @@ def step_aims_table() -> str:
     """Which aims for a training step were met."""
     import step_report
 
-    return _lines_as_table(step_report.aims_table(load("train_step")["rows"]))
+    return _lines_as_table(step_report.aims_table(load("train_step")))
 
 
 _SETTINGS = {"throughput_smollm2": "smollm2", "throughput_pythia": "pythia"}

@@ -18,8 +18,8 @@ import triton
 import triton.language as tl
 from jaxtyping import Float, Int
 
-from sae_lens_isae.ops.select_keys import EMPTY_BITS_OF, LOWEST, as_key, kth_largest, load
-from sae_lens_isae.ops.select_long_rows import select_from_long_rows, warps
+from sae_lens_isae.ops.select_keys import LOWEST, Rows, as_key, kth_largest, load, warps
+from sae_lens_isae.ops.select_long_rows import select_from_long_rows
 
 _SHORT = 4096
 """Longest row that one program searches."""
@@ -94,33 +94,23 @@ def select(
         total = torch.empty_like(u, memory_format=torch.contiguous_format)
     if batch > 0:
         launch = _select_from_rows if n_columns <= _SHORT else select_from_long_rows
-        launch(u, addend, total, signed, indices, values)
+        launch(Rows(u, addend, total, signed), indices, values)
     return indices, values, total
 
 
-def _select_from_rows(
-    u: torch.Tensor,
-    addend: torch.Tensor | None,
-    total: torch.Tensor | None,
-    signed: bool,
-    indices: torch.Tensor,
-    values: torch.Tensor,
-) -> None:
-    batch, n_columns = u.shape
+def _select_from_rows(rows: Rows, indices: torch.Tensor, values: torch.Tensor) -> None:
+    batch, n_columns = rows.u.shape
     block = triton.next_power_of_2(n_columns)
     _row_kernel[(batch,)](
-        u,
-        u if addend is None else addend,
-        u if total is None else total,
+        *rows.summands,
+        rows.stored,
         indices,
         values,
         n_columns,
         indices.shape[1],
-        u.stride(0),
-        0 if addend is None else addend.stride(0),
-        SIGNED=signed,
-        HAS_ADDEND=addend is not None,
-        EMPTY_BITS=EMPTY_BITS_OF[u.dtype],
+        *rows.strides,
+        HAS_ADDEND=rows.addend is not None,
         BLOCK=block,
         num_warps=warps(block),
+        **rows.order,
     )

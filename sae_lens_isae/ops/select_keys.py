@@ -1,5 +1,5 @@
-"""Numbers as integers in the order of their values or magnitudes, and the k-th largest of them:
-what both kinds of selection kernels need."""
+"""What the selection from short and from long rows has in common: numbers as integers in the order
+of their values or magnitudes, the k-th largest of them, and the arguments of a launch."""
 
 # pyright: reportMissingParameterType=false, reportCallIssue=false, reportMissingImports=false
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false
@@ -8,11 +8,14 @@ what both kinds of selection kernels need."""
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import torch
 import triton
 import triton.language as tl
+from jaxtyping import Float
 
-EMPTY_BITS_OF = {torch.float32: 0, torch.float16: 13, torch.bfloat16: 16}
+_EMPTY_BITS = {torch.float32: 0, torch.float16: 13, torch.bfloat16: 16}
 """Bits that are 0 in every number of a type, once it is stored as float32."""
 LOWEST = tl.constexpr(-0x80000000)
 """Below the key of any number."""
@@ -66,3 +69,37 @@ def kth_largest(key, k, EMPTY_BITS: tl.constexpr):
         n_reached = tl.where(enough, n_middle, n_reached)
         high = tl.where(enough, high, middle)
     return low.to(tl.int32)
+
+
+class Rows(NamedTuple):
+    """What is selected from: u, or u + addend, which is to be stored."""
+
+    u: Float[torch.Tensor, "batch columns"]
+    addend: Float[torch.Tensor, "batch columns"] | None
+    total: Float[torch.Tensor, "batch columns"] | None
+    signed: bool
+
+    @property
+    def summands(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Kernels that have no addend do not read the second."""
+        return self.u, self.u if self.addend is None else self.addend
+
+    @property
+    def stored(self) -> torch.Tensor:
+        """Where the numbers are once a kernel has added them up."""
+        return self.u if self.total is None else self.total
+
+    @property
+    def strides(self) -> tuple[int, int]:
+        """Of the summands, from row to row."""
+        return self.u.stride(0), 0 if self.addend is None else self.addend.stride(0)
+
+    @property
+    def order(self) -> dict[str, Any]:
+        """Constants of `as_key`."""
+        return {"SIGNED": self.signed, "EMPTY_BITS": _EMPTY_BITS[self.u.dtype]}
+
+
+def warps(block: int) -> int:
+    """Of a program that holds so many entries."""
+    return max(1, min(8, block // 1024))

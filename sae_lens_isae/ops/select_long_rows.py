@@ -15,7 +15,7 @@ import torch
 import triton
 import triton.language as tl
 
-from sae_lens_isae.ops.select_keys import EMPTY_BITS_OF, LOWEST, as_key, kth_largest, load
+from sae_lens_isae.ops.select_keys import LOWEST, Rows, as_key, kth_largest, load, warps
 
 _CHUNK = 4096
 """Piece of a longer row that one program reads."""
@@ -185,69 +185,51 @@ def _whole_row(
         n_tied += tl.sum(tied.to(tl.int32), axis=0)
 
 
-def warps(block: int) -> int:
-    """Of a program that holds so many entries."""
-    return max(1, min(8, block // 1024))
-
-
-def select_from_long_rows(
-    u: torch.Tensor,
-    addend: torch.Tensor | None,
-    total: torch.Tensor | None,
-    signed: bool,
-    indices: torch.Tensor,
-    values: torch.Tensor,
-) -> None:
-    """Fill `indices`, `values` and, where there is an addend, `total`; see `select`."""
-    batch, n_columns = u.shape
-    k = indices.shape[1]
+def select_from_long_rows(rows: Rows, indices: torch.Tensor, values: torch.Tensor) -> None:
+    """Fill `indices`, `values` and, where there is an addend, the sum; see `select`."""
+    batch, n_columns = rows.u.shape
+    k, device = indices.shape[1], indices.device
     n_kept = max(256, triton.next_power_of_2(3 * _SAMPLED * k))
-    bound = torch.empty(batch, dtype=torch.int32, device=u.device)
-    count = torch.zeros(batch, dtype=torch.int32, device=u.device)
-    kept = torch.empty(batch, n_kept, dtype=torch.int32, device=u.device)
-    chosen_from = u if total is None else total
-    added = u if addend is None else addend
-    strides = (u.stride(0), 0 if addend is None else addend.stride(0))
-    how = {"SIGNED": signed, "EMPTY_BITS": EMPTY_BITS_OF[u.dtype]}
-    has_addend = addend is not None
+    bound = torch.empty(batch, dtype=torch.int32, device=device)
+    count = torch.zeros(batch, dtype=torch.int32, device=device)
+    kept = torch.empty(batch, n_kept, dtype=torch.int32, device=device)
+    has_addend = rows.addend is not None
     _bound_kernel[(batch,)](
-        u,
-        added,
+        *rows.summands,
         bound,
         n_columns,
         k,
-        *strides,
+        *rows.strides,
         HAS_ADDEND=has_addend,
         SAMPLED=_SAMPLED,
         GROUPS=max(512, triton.next_power_of_2(4 * k)),
-        **how,
+        **rows.order,
     )
     _filter_kernel[(batch, triton.cdiv(n_columns, _CHUNK))](
-        u,
-        added,
-        chosen_from,
+        *rows.summands,
+        rows.stored,
         bound,
         count,
         kept,
         n_columns,
         n_kept,
-        *strides,
+        *rows.strides,
         HAS_ADDEND=has_addend,
         BLOCK=_CHUNK,
-        **how,
+        **rows.order,
     )
     _finish_kernel[(batch,)](
-        chosen_from,
+        rows.stored,
         count,
         kept,
         indices,
         values,
         n_columns,
         k,
-        chosen_from.stride(0),
+        rows.stored.stride(0),
         KEPT=n_kept,
         CHOSEN=triton.next_power_of_2(k),
         BLOCK=_REREAD,
         num_warps=warps(n_kept),
-        **how,
+        **rows.order,
     )

@@ -16,4 +16,8 @@ BACKENDS_AND_DEVICES = [
     pytest.param("torch", "cuda", marks=pytest.mark.gpu),
     pytest.param("triton", "cuda", marks=pytest.mark.gpu),
 ]
+KERNEL_DEVICES = [
+    pytest.param("cpu", marks=_interpreted),
+    pytest.param("cuda", marks=pytest.mark.gpu),
+]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]

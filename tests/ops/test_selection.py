@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from sae_lens_isae.ops import use_backend
 from sae_lens_isae.ops.selection import largest_among, select_largest, select_largest_of_sum
-from tests.ops.conftest import BACKENDS_AND_DEVICES, DTYPES
+from tests.ops.conftest import BACKENDS_AND_DEVICES, DTYPES, KERNEL_DEVICES
 
 VALUES = [0.0, -0.0, 1.0, -1.0, 2.5, -2.5, 1e30, -1e-30]
 SIZES = [(1, 1), (7, 1), (7, 7), (33, 5), (64, 64), (100, 40), (4097, 40), (9000, 300)]
@@ -38,6 +38,7 @@ def test_largest(n_columns, k, dtype, signed, backend, device):
         check(u, select_largest(u, k, signed), k, signed)
 
 
+@pytest.mark.parametrize("device", KERNEL_DEVICES)
 @given(
     rows=st.lists(
         st.lists(
@@ -50,8 +51,8 @@ def test_largest(n_columns, k, dtype, signed, backend, device):
     signed=st.booleans(),
 )
 @settings(max_examples=40, deadline=None)
-def test_ties_go_to_the_first(rows, k, signed):
-    u = torch.tensor(rows)
+def test_ties_go_to_the_first(device, rows, k, signed):
+    u = torch.tensor(rows, device=device)
     with use_backend("triton"):
         indices, values = select_largest(u, k, signed)
     for row, chosen, value in zip(u, indices, values, strict=True):
@@ -87,10 +88,11 @@ def test_long_rows(n_columns, k, dtype, signed, backend, device):
         check(u, select_largest(u, k, signed), k, signed)
 
 
+@pytest.mark.parametrize("device", KERNEL_DEVICES)
 @pytest.mark.parametrize("signed", [True, False])
 @pytest.mark.parametrize("n_columns", [5000, 9000])
-def test_ties_in_long_rows_go_to_the_first(n_columns, signed):
-    u = long_rows(n_columns)
+def test_ties_in_long_rows_go_to_the_first(n_columns, signed, device):
+    u = long_rows(n_columns).to(device)
     # by value -0 ranks below 0
     rank = u.abs() if signed else u + torch.where(u.signbit() & (u == 0), -1e-40, 0.0)
     expected = rank.sort(dim=-1, descending=True, stable=True).indices[:, :40]
@@ -99,11 +101,12 @@ def test_ties_in_long_rows_go_to_the_first(n_columns, signed):
     assert torch.equal(indices.sort(-1).values, expected.sort(-1).values)
 
 
+@pytest.mark.parametrize("device", KERNEL_DEVICES)
 @pytest.mark.parametrize("signed", [True, False])
 @pytest.mark.parametrize("n_columns", [50, 6000])
-def test_what_is_no_number_ranks_by_its_bits(n_columns, signed):
-    u = torch.randn(2, n_columns, generator=torch.Generator().manual_seed(0))
-    u[0, 20:29] = torch.tensor(NASTY)
+def test_what_is_no_number_ranks_by_its_bits(n_columns, signed, device):
+    u = torch.randn(2, n_columns, generator=torch.Generator().manual_seed(0)).to(device)
+    u[0, 20:29] = torch.tensor(NASTY, device=device)
     with use_backend("triton"):
         indices, values = select_largest(u, 4, signed)
     assert {22, 23} <= set(indices[0].tolist())
