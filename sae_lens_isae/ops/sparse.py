@@ -104,9 +104,12 @@ def accumulate_rows(
     """
     form = form_to_accumulate(n_rows, indices.shape[1], x, weights)
     if form == "triton":
-        from sae_lens_isae.ops import product_kernels
+        from sae_lens_isae.ops import accumulate_kernels as kernels
 
-        return product_kernels.accumulate(indices, weights, x, n_rows, more)
+        if x.dtype == torch.float32 and _tf32_is_allowed():
+            weights, x = kernels.scaled_to_half(weights, x)
+            more = None if more is None else kernels.scaled_to_half(*more)
+        return kernels.accumulate(indices, weights, x, n_rows, more)
     if more is not None:
         indices = torch.cat([indices, indices])
         weights, x = torch.cat([weights, more[0]]), torch.cat([x, more[1]])
@@ -127,6 +130,10 @@ def _bags(matrix: torch.Tensor, indices: torch.Tensor, weights: torch.Tensor) ->
     return embedding_bag(
         indices.contiguous(), matrix, per_sample_weights=weights.contiguous(), mode="sum"
     )
+
+
+def _tf32_is_allowed() -> bool:
+    return torch.get_float32_matmul_precision() != "highest"
 
 
 def _sum_dtype(tensor: torch.Tensor) -> torch.dtype:
@@ -193,9 +200,10 @@ def stored_for_gathering(
     """A copy of `matrix` as the kernels read it fastest, for `sum_rows` and `dot_rows`.
 
     Where TF32 products are allowed that is float16, which has TF32's ten bits of mantissa and half
-    of the bytes. Its narrower range fits weights, not activations or gradients: those stay.
+    of the bytes. Its narrower range fits weights; activations and gradients are scaled sample by
+    sample where `accumulate_rows` reads them, and stay as they are elsewhere.
     """
-    allowed = matrix.dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest"
+    allowed = matrix.dtype == torch.float32 and _tf32_is_allowed()
     if allowed and choose_form(len(matrix), k, matrix) == "triton":
         return matrix.half()
     return matrix
