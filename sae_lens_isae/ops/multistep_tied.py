@@ -30,6 +30,7 @@ from sae_lens_isae.ops.sparse import (
     product_dtype,
     stored_for_gathering,
     sum_rows,
+    values_at,
 )
 
 
@@ -122,29 +123,28 @@ class _EncodeTied(torch.autograd.Function):
         rows = weight.T.contiguous()
         gathered = stored_for_gathering(rows, steps[0][1].shape[1])
         sparse = through_activation(values_grad, steps[-1][2], ctx.signed)
-        centred_grad = torch.zeros_like(steps[0][0], dtype=sparse.dtype)
         sparse_grads, residual_grads, dense = [sparse], [], hidden_grad
         for (_, old, old_values), (_, new, _) in zip(steps[-2::-1], steps[:0:-1], strict=True):
             residual_grad = sum_rows(gathered, new, sparse)
-            same = (old[:, :, None] == new[:, None, :]).to(sparse.dtype)
-            codes_grad = torch.bmm(same, sparse[:, :, None])[..., 0]
+            codes_grad = values_at(new, sparse, old, d_sae)
             if dense is not None:
                 residual_grad = residual_grad + dense @ rows
                 codes_grad = codes_grad + dense.gather(-1, old)
                 dense = None
             codes_grad = codes_grad - dot_rows(residual_grad.to(weight.dtype), atoms, old)
-            centred_grad += residual_grad
             residual_grads.append(residual_grad)
             sparse = through_activation(codes_grad, old_values, ctx.signed)
             sparse_grads.append(sparse)
-        centred_grad += sum_rows(gathered, steps[0][1], sparse)
+        residual_grads.append(sum_rows(gathered, steps[0][1], sparse))
         residuals, indices, values = (torch.cat(each) for each in zip(*steps, strict=True))
         weight_grad = accumulate_rows(indices, torch.cat(sparse_grads[::-1]), residuals, d_sae).T
+        by_step = torch.stack(residual_grads[::-1])
+        centred_grad = by_step.sum(0)
         n_fed_back = len(indices) - len(steps[0][1])
         dictionary_grad = accumulate_rows(
             indices[:n_fed_back],
             -values[:n_fed_back],
-            torch.cat(residual_grads[::-1]).to(weight.dtype),
+            by_step[1:].flatten(0, 1).to(weight.dtype),
             d_sae,
         )
         for dense, residual in ((linear_grad, steps[0][0]), (hidden_grad, steps[-1][0])):

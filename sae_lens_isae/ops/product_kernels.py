@@ -16,13 +16,17 @@ import triton
 import triton.language as tl
 from jaxtyping import Float, Int
 
+_SEGMENT = 32
+"""Entries that one program of `_accumulate_kernel` adds up: long lists of one latent are shared
+among programs, so that a latent that fires on every sample does not hold up the others."""
+
+
 def _with_adjacent_columns(tensor: torch.Tensor) -> torch.Tensor:
     return tensor if tensor.stride(1) == 1 else tensor.contiguous()
 
 
-def columns_per_program(n_columns: int) -> int:
-    """Of a row that is read in pieces."""
-    return min(triton.next_power_of_2(n_columns), 256)
+def _columns_per_program(n_columns: int) -> int:
+    return min(triton.next_power_of_2(n_columns), 128)
 
 
 @triton.jit
@@ -64,7 +68,7 @@ def combine(
     (batch, k), n_columns = indices.shape, matrix.shape[1]
     matrix = _with_adjacent_columns(matrix)
     out = torch.empty(batch, n_columns, dtype=torch.float32, device=matrix.device)
-    columns = columns_per_program(n_columns)
+    columns = _columns_per_program(n_columns)
     grid = (batch, triton.cdiv(n_columns, columns))
     if out.numel():
         _combine_kernel[grid](
@@ -133,8 +137,138 @@ def dot(
             x.stride(0),
             matrix.stride(0),
             ROWS=16,
-            COLUMNS=columns_per_program(n_columns),
+            COLUMNS=_columns_per_program(n_columns),
             num_warps=4,
+        )
+    return out
+
+
+@triton.jit
+def _accumulate_kernel(
+    row_ptr,
+    entry_ptr,
+    weights_ptr,
+    x_ptr,
+    more_weights_ptr,
+    more_x_ptr,
+    out_ptr,
+    n_entries,
+    k,
+    n_columns,
+    FIRST: tl.constexpr,
+    HAS_MORE: tl.constexpr,
+    SEGMENT: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    start = tl.program_id(0) * SEGMENT
+    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    exists = column < n_columns
+    stop = tl.minimum(start + SEGMENT, n_entries)
+    total = tl.zeros((COLUMNS,), tl.float32)
+    current = tl.load(row_ptr + start)
+    for position in range(start, stop):
+        row = tl.load(row_ptr + position)
+        if row != current:
+            out = out_ptr + (current.to(tl.int64) - FIRST) * n_columns
+            tl.atomic_add(out + column, total, mask=exists, sem="relaxed")
+            total = tl.zeros((COLUMNS,), tl.float32)
+            current = row
+        entry = tl.load(entry_ptr + position)
+        sample = entry // k
+        weight = tl.load(weights_ptr + entry).to(tl.float32)
+        x = tl.load(x_ptr + sample * n_columns + column, mask=exists, other=0.0)
+        total += weight * x.to(tl.float32)
+        if HAS_MORE:
+            weight = tl.load(more_weights_ptr + entry).to(tl.float32)
+            x = tl.load(more_x_ptr + sample * n_columns + column, mask=exists, other=0.0)
+            total += weight * x.to(tl.float32)
+    out = out_ptr + (current.to(tl.int64) - FIRST) * n_columns
+    tl.atomic_add(out + column, total, mask=exists, sem="relaxed")
+
+
+def accumulate(
+    indices: Int[torch.Tensor, "batch k"],
+    weights: Float[torch.Tensor, "batch k"],
+    x: Float[torch.Tensor, "batch columns"],
+    n_rows: int,
+    more: tuple[Float[torch.Tensor, "batch k"], Float[torch.Tensor, "batch columns"]] | None = None,
+) -> Float[torch.Tensor, "rows columns"]:
+    """out[indices[b, j]] += weights[b, j] x[b], in float32; `more` are further weights and x."""
+    (batch, k), n_columns = indices.shape, x.shape[1]
+    out = torch.zeros(n_rows, n_columns, dtype=torch.float32, device=x.device)
+    n_entries = batch * k
+    if n_entries == 0:
+        return out
+    # few bits: the sort makes a pass for every 8 of them
+    narrow = n_rows <= 1 << 16
+    first = -(1 << 15) if narrow else 0
+    key = indices.reshape(-1) + first
+    row, entry = key.to(torch.int16 if narrow else torch.int32).sort()
+    columns = _columns_per_program(n_columns)
+    grid = (triton.cdiv(n_entries, _SEGMENT), triton.cdiv(n_columns, columns))
+    more_weights, more_x = (weights, x) if more is None else more
+    _accumulate_kernel[grid](
+        row,
+        entry,
+        weights.contiguous(),
+        x.contiguous(),
+        more_weights.contiguous(),
+        more_x.contiguous(),
+        out,
+        n_entries,
+        k,
+        n_columns,
+        FIRST=first,
+        HAS_MORE=more is not None,
+        SEGMENT=_SEGMENT,
+        COLUMNS=columns,
+        num_warps=2,
+    )
+    return out
+
+
+@triton.jit
+def _values_at_kernel(
+    indices_ptr,
+    values_ptr,
+    at_ptr,
+    out_ptr,
+    k,
+    n_at,
+    AT: tl.constexpr,
+    SLOTS: tl.constexpr,
+):
+    sample = tl.program_id(0).to(tl.int64)
+    i = tl.program_id(1) * AT + tl.arange(0, AT)
+    at = tl.load(at_ptr + sample * n_at + i, mask=i < n_at, other=-1)
+    total = tl.zeros((AT,), tl.float32)
+    for start in range(0, k, SLOTS):
+        slot = start + tl.arange(0, SLOTS)
+        index = tl.load(indices_ptr + sample * k + slot, mask=slot < k, other=-2)
+        value = tl.load(values_ptr + sample * k + slot, mask=slot < k, other=0.0).to(tl.float32)
+        total += tl.sum(tl.where(at[:, None] == index[None, :], value[None, :], 0.0), axis=1)
+    tl.store(out_ptr + sample * n_at + i, total, mask=i < n_at)
+
+
+def values_at(
+    indices: Int[torch.Tensor, "batch k"],
+    values: Float[torch.Tensor, "batch k"],
+    at: Int[torch.Tensor, "batch n"],
+) -> Float[torch.Tensor, "batch n"]:
+    """Entries of k-sparse codes at other indices, in float32."""
+    (batch, k), n_at = indices.shape, at.shape[1]
+    out = torch.empty(batch, n_at, dtype=torch.float32, device=at.device)
+    if out.numel():
+        _values_at_kernel[(batch, triton.cdiv(n_at, 64))](
+            indices.contiguous(),
+            values.contiguous(),
+            at.contiguous(),
+            out,
+            k,
+            n_at,
+            AT=64,
+            SLOTS=32,
+            num_warps=2,
         )
     return out
 

@@ -83,6 +83,18 @@ def dot_rows(
     return torch.autograd.grad(bags, weights, x.to(dtype))[0]
 
 
+@torch.no_grad()
+def values_at(
+    indices: Indices, values: Weights, at: Int[torch.Tensor, "batch n"], n_rows: int
+) -> Float[torch.Tensor, "batch n"]:
+    """Entries of codes over `n_rows` latents at other indices: 0 where none is kept."""
+    if choose_form(n_rows, indices.shape[1], values) == "triton":
+        from sae_lens_isae.ops import product_kernels
+
+        return product_kernels.values_at(indices, values, at)
+    return to_dense(indices, values, n_rows).gather(-1, at)
+
+
 def form_to_accumulate(n_rows: int, k: int, *tensors: torch.Tensor) -> Form:
     """`choose_form` for `accumulate_rows`: its sort costs what products in half precision save."""
     half = tensors[0].is_cuda and tensors[0].element_size() < 4
@@ -104,12 +116,9 @@ def accumulate_rows(
     """
     form = form_to_accumulate(n_rows, indices.shape[1], x, weights)
     if form == "triton":
-        from sae_lens_isae.ops import accumulate_kernels as kernels
+        from sae_lens_isae.ops import product_kernels
 
-        if x.dtype == torch.float32 and _tf32_is_allowed():
-            weights, x = kernels.scaled_to_half(weights, x)
-            more = None if more is None else kernels.scaled_to_half(*more)
-        return kernels.accumulate(indices, weights, x, n_rows, more)
+        return product_kernels.accumulate(indices, weights, x, n_rows, more)
     if more is not None:
         indices = torch.cat([indices, indices])
         weights, x = torch.cat([weights, more[0]]), torch.cat([x, more[1]])
@@ -130,10 +139,6 @@ def _bags(matrix: torch.Tensor, indices: torch.Tensor, weights: torch.Tensor) ->
     return embedding_bag(
         indices.contiguous(), matrix, per_sample_weights=weights.contiguous(), mode="sum"
     )
-
-
-def _tf32_is_allowed() -> bool:
-    return torch.get_float32_matmul_precision() != "highest"
 
 
 def _sum_dtype(tensor: torch.Tensor) -> torch.dtype:
@@ -200,10 +205,9 @@ def stored_for_gathering(
     """A copy of `matrix` as the kernels read it fastest, for `sum_rows` and `dot_rows`.
 
     Where TF32 products are allowed that is float16, which has TF32's ten bits of mantissa and half
-    of the bytes. Its narrower range fits weights; activations and gradients are scaled sample by
-    sample where `accumulate_rows` reads them, and stay as they are elsewhere.
+    of the bytes. Its narrower range fits weights, not activations or gradients: those stay.
     """
-    allowed = matrix.dtype == torch.float32 and _tf32_is_allowed()
+    allowed = matrix.dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest"
     if allowed and choose_form(len(matrix), k, matrix) == "triton":
         return matrix.half()
     return matrix
