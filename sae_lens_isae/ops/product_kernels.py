@@ -2,6 +2,9 @@
 
 Written in plain language features, so that all of them run under Triton's interpreter on a CPU,
 where the tests compare them with float64. Sums are in float32; nothing here is rounded to TF32.
+
+Programs are small, of one or two warps: with many of them on a multiprocessor, some have data while
+others wait for theirs.
 """
 
 # pyright: reportMissingParameterType=false, reportCallIssue=false, reportMissingImports=false
@@ -25,8 +28,8 @@ def _with_adjacent_columns(tensor: torch.Tensor) -> torch.Tensor:
     return tensor if tensor.stride(1) == 1 else tensor.contiguous()
 
 
-def _columns_per_program(n_columns: int) -> int:
-    return min(triton.next_power_of_2(n_columns), 128)
+def _block(n_columns: int, most: int) -> int:
+    return min(triton.next_power_of_2(n_columns), most)
 
 
 @triton.jit
@@ -68,7 +71,7 @@ def combine(
     (batch, k), n_columns = indices.shape, matrix.shape[1]
     matrix = _with_adjacent_columns(matrix)
     out = torch.empty(batch, n_columns, dtype=torch.float32, device=matrix.device)
-    columns = _columns_per_program(n_columns)
+    columns = _block(n_columns, 128)
     grid = (batch, triton.cdiv(n_columns, columns))
     if out.numel():
         _combine_kernel[grid](
@@ -81,7 +84,7 @@ def combine(
             matrix.stride(0),
             ROWS=8,
             COLUMNS=columns,
-            num_warps=2,
+            num_warps=1,
         )
     return out
 
@@ -137,8 +140,8 @@ def dot(
             x.stride(0),
             matrix.stride(0),
             ROWS=16,
-            COLUMNS=_columns_per_program(n_columns),
-            num_warps=4,
+            COLUMNS=_block(n_columns, 64),
+            num_warps=1,
         )
     return out
 
@@ -204,7 +207,7 @@ def accumulate(
     first = -(1 << 15) if narrow else 0
     key = indices.reshape(-1) + first
     row, entry = key.to(torch.int16 if narrow else torch.int32).sort()
-    columns = _columns_per_program(n_columns)
+    columns = _block(n_columns, 256)
     grid = (triton.cdiv(n_entries, _SEGMENT), triton.cdiv(n_columns, columns))
     more_weights, more_x = (weights, x) if more is None else more
     _accumulate_kernel[grid](
@@ -222,7 +225,7 @@ def accumulate(
         HAS_MORE=more is not None,
         SEGMENT=_SEGMENT,
         COLUMNS=columns,
-        num_warps=2,
+        num_warps=1,
     )
     return out
 
@@ -259,16 +262,16 @@ def values_at(
     (batch, k), n_at = indices.shape, at.shape[1]
     out = torch.empty(batch, n_at, dtype=torch.float32, device=at.device)
     if out.numel():
-        _values_at_kernel[(batch, triton.cdiv(n_at, 64))](
+        _values_at_kernel[(batch, triton.cdiv(n_at, 16))](
             indices.contiguous(),
             values.contiguous(),
             at.contiguous(),
             out,
             k,
             n_at,
-            AT=64,
-            SLOTS=32,
-            num_warps=2,
+            AT=16,
+            SLOTS=64,
+            num_warps=1,
         )
     return out
 
@@ -339,6 +342,6 @@ def multiply_block(
             matrix.stride(0),
             LEFT=16,
             RIGHT=64,
-            num_warps=4,
+            num_warps=2,
         )
     return out

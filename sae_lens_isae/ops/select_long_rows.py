@@ -17,12 +17,12 @@ import triton.language as tl
 
 from sae_lens_isae.ops.select_keys import LOWEST, Rows, as_key, kth_largest, load, warps
 
-_CHUNK = 4096
+_CHUNK = 2048
 """Piece of a longer row that one program reads."""
 _REREAD = 1024
 """Piece of it that `_whole_row` reads at a time, in a program of one warp: with larger ones the
 kernel takes several seconds to compile."""
-_SAMPLED = 4
+_SAMPLED = 2
 """One part in so many of a long row bounds its k-th largest entry."""
 
 
