@@ -1,6 +1,6 @@
 """The selection behind `selection.py` as Triton kernels, and how they are launched.
 
-A row that fits one program is searched there; of longer ones see `select_long_rows.py`.
+A short row is searched by one program; of longer ones see `select_long_rows.py`.
 
 Written in plain language features, so that they run under Triton's interpreter on a CPU, where the
 tests compare them with float64.
@@ -21,10 +21,12 @@ from jaxtyping import Float, Int
 from sae_lens_isae.ops.select_keys import LOWEST, Rows, as_key, kth_largest, load, warps
 from sae_lens_isae.ops.select_long_rows import select_from_long_rows
 
-_SHORT = 4096
-"""Longest row that one program searches."""
+_SHORT = 2048
+"""Row up to which one program is faster than the kernels for long rows."""
+_LONGEST = 4096
+"""Longest row that one program can search."""
 _MOST_OF_LONG = 512
-"""Entries that are selected from a long row, at most."""
+"""Entries that the kernels for long rows select, at most."""
 
 
 @triton.jit
@@ -66,7 +68,7 @@ def _row_kernel(
 
 def can_select(n_columns: int, k: int) -> bool:
     """Whether `select` serves this size."""
-    return k <= n_columns and (n_columns <= _SHORT or k <= _MOST_OF_LONG)
+    return k <= n_columns and (n_columns <= _LONGEST or k <= _MOST_OF_LONG)
 
 
 def select(
@@ -93,7 +95,8 @@ def select(
         addend = addend.contiguous()
         total = torch.empty_like(u, memory_format=torch.contiguous_format)
     if batch > 0:
-        launch = _select_from_rows if n_columns <= _SHORT else select_from_long_rows
+        in_one_program = n_columns <= _SHORT or k > _MOST_OF_LONG
+        launch = _select_from_rows if in_one_program else select_from_long_rows
         launch(Rows(u, addend, total, signed), indices, values)
     return indices, values, total
 

@@ -1,4 +1,4 @@
-"""The k largest entries of rows that are too long for one program.
+"""The k largest entries of rows that are too long for one program to search them quickly.
 
 The largest entries of some groups bound the k-th largest from below; one pass over the row keeps
 what reaches the bound, a few times k entries, and those are searched.
@@ -17,7 +17,7 @@ import triton.language as tl
 
 from sae_lens_isae.ops.select_keys import LOWEST, Rows, as_key, kth_largest, load, warps
 
-_CHUNK = 2048
+_CHUNK = 1024
 """Piece of a longer row that one program reads."""
 _REREAD = 1024
 """Piece of it that `_whole_row` reads at a time, in a program of one warp: with larger ones the
@@ -216,6 +216,7 @@ def select_from_long_rows(rows: Rows, indices: torch.Tensor, values: torch.Tenso
         *rows.strides,
         HAS_ADDEND=has_addend,
         BLOCK=_CHUNK,
+        num_warps=warps(2 * _CHUNK),
         **rows.order,
     )
     _finish_kernel[(batch,)](

@@ -203,5 +203,7 @@ def test_graphs_share_memory_and_do_not_disturb_each_other(device):
             torch.testing.assert_close(found, module.weight.grad)
             module.weight.grad = None
             if turn == 3:
+                torch.cuda.empty_cache()
                 reserved.append(torch.cuda.memory_reserved())
-    assert reserved[2] - reserved[0] < 2 * x.nbytes
+    # each has a copy of x to read from, and no temporaries of its own
+    assert reserved[2] - reserved[0] < 3 * x.nbytes

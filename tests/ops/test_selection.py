@@ -12,7 +12,11 @@ from sae_lens_isae.ops.selection import largest_among, select_largest, select_la
 from tests.ops.conftest import BACKENDS_AND_DEVICES, DTYPES, KERNEL_DEVICES
 
 VALUES = [0.0, -0.0, 1.0, -1.0, 2.5, -2.5, 1e30, -1e-30]
-SIZES = [(1, 1), (7, 1), (7, 7), (33, 5), (64, 64), (100, 40), (4097, 40), (9000, 300)]
+SIZES = [
+    *[(1, 1), (7, 1), (7, 7), (33, 5), (64, 64), (100, 40)],
+    # on either side of where rows are long, and of how many entries may be selected from them
+    *[(2048, 1024), (2049, 512), (3000, 513), (4097, 40), (9000, 300)],
+]
 
 
 def check(u, selection, k, signed):

@@ -14,6 +14,7 @@ from sae_lens_isae.ops.sparse import (
     stored_for_gathering,
     sum_rows,
     to_dense,
+    values_at,
 )
 from tests.ops.conftest import BACKENDS_AND_DEVICES
 
@@ -82,6 +83,17 @@ def test_products(size, dtype, backend, device):
     for name, (out, expected) in found.items():
         assert out.dtype == torch.float32, name
         assert relative_error(out, expected) < tolerance(backend, dtype), name
+
+
+@pytest.mark.parametrize(("backend", "device"), BACKENDS_AND_DEVICES)
+@pytest.mark.parametrize(("k", "n_at"), [(1, 1), (7, 20), (90, 40)])
+def test_values_at_other_indices(k, n_at, backend, device):
+    g = torch.Generator().manual_seed(k)
+    indices, at = (torch.rand(3, 101, generator=g).topk(n).indices.to(device) for n in (k, n_at))
+    values = torch.randn(3, k, generator=g).to(device)
+    codes = torch.zeros(3, 101, device=device).scatter(-1, indices, values)
+    with use_backend(backend):
+        assert torch.equal(values_at(indices, values, at, 101), codes.gather(-1, at))
 
 
 @pytest.mark.parametrize(("backend", "device"), BACKENDS_AND_DEVICES)
