@@ -138,7 +138,8 @@ class ISAETrainingSAE(LossTermsMixin, TopKTrainingSAE):
         dictionary = unit_norm_rows(self.W_dec)
         centred = self.process_sae_in(inputs.sae_in)
 
-        codes = self.encode_codes(centred, dictionary)
+        x_needs_gradient = inputs.sae_in.requires_grad or self.hook_sae_input.has_hooks()
+        codes = self.encode_codes(centred, dictionary, None if x_needs_gradient else self.b_dec)
         self.hook_sae_acts_pre(codes.linear_pre)
         feature_acts = to_dense(codes.indices, codes.values, self.cfg.d_sae)
 
@@ -187,15 +188,18 @@ class ISAETrainingSAE(LossTermsMixin, TopKTrainingSAE):
         self,
         centred: Float[torch.Tensor, "batch d_in"],
         dictionary: Float[torch.Tensor, "d_sae d_in"],  # noqa: ARG002
+        bias: Float[torch.Tensor, " d_in"] | None = None,
     ) -> EncodedCodes:
         """Encode for training: codes as indices and values, with a backward pass on supports.
 
         Args:
             centred: x - b.
             dictionary: The atoms, with unit norm.
+            bias: b, where x needs no gradient. An encoder may give b its gradient directly or, as
+                without it, through `centred`.
         """
         k = int(self.cfg.k)
-        return encode_codes(centred, self.W_enc, k, self.signed, n_ranked=self.n_ranked)
+        return encode_codes(centred, self.W_enc, k, self.signed, n_ranked=self.n_ranked, bias=bias)
 
     def code_losses(
         self,

@@ -102,8 +102,9 @@ class ISAELSTrainingSAE(ISAETrainingSAE):
         self,
         centred: Float[torch.Tensor, "batch d_in"],
         dictionary: Float[torch.Tensor, "d_sae d_in"],
+        bias: Float[torch.Tensor, " d_in"] | None = None,
     ) -> EncodedCodes:
-        codes = super().encode_codes(centred, dictionary)
+        codes = super().encode_codes(centred, dictionary, bias)
         if not self._solves:
             return codes
         linear = proposed = SelectedEntries(codes.indices, codes.values)

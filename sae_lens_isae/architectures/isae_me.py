@@ -153,6 +153,7 @@ class ISAEMETrainingSAE(ISAETrainingSAE):
         self,
         centred: Float[torch.Tensor, "batch d_in"],
         dictionary: Float[torch.Tensor, "d_sae d_in"],
+        bias: Float[torch.Tensor, " d_in"] | None = None,
     ) -> EncodedCodes:
         k, n_steps = int(self.cfg.k), self._encoder_steps
         if self.cfg.step_matrix == "tied":
@@ -160,7 +161,9 @@ class ISAEMETrainingSAE(ISAETrainingSAE):
             return encode_codes_tied(
                 centred, self.W_enc, dictionary, k, self.signed, n_steps, n, self.n_ranked
             )
-        return encode_codes(centred, self.W_enc, k, self.signed, self.S, n_steps, self.n_ranked)
+        return encode_codes(
+            centred, self.W_enc, k, self.signed, self.S, n_steps, self.n_ranked, bias
+        )
 
     @override
     def replay_key(self) -> Hashable:

@@ -102,6 +102,7 @@ def encode_codes(
     S: Float[torch.Tensor, "d_sae d_sae"] | None = None,
     n_steps: int = 1,
     n_ranked: int = 0,
+    bias: Float[torch.Tensor, " d_in"] | None = None,
 ) -> EncodedCodes:
     """T steps with the step matrix S, or one step of the linear encoder. Honours autocast.
 
@@ -111,12 +112,19 @@ def encode_codes(
         signed: AbsTopK; otherwise TopK with its ReLU.
         n_steps: T; more than one needs `S`.
         n_ranked: How many of the largest entries of u(T) to tell; k where it is less.
+        bias: b, where x needs no gradient. It gets its own from sums over the batch, which are
+            quicker than a gradient for every sample, and `centred` gets none.
     """
     dtype, n_ranked = product_dtype(W_enc), max(n_ranked, k)
+    if bias is not None:
+        centred = centred.detach()
     if S is None or n_steps == 1:
-        indices, values, pre, ranked = _Encode.apply(centred, W_enc, k, signed, n_ranked, dtype)
+        outputs = _Encode.apply(centred, W_enc, bias, k, signed, n_ranked, dtype)
+        indices, values, pre, ranked = outputs
         return EncodedCodes(indices, values, pre, pre, ranked)
-    outputs = _EncodeWithStepMatrix.apply(centred, W_enc, S, k, signed, n_steps, n_ranked, dtype)
+    outputs = _EncodeWithStepMatrix.apply(
+        centred, W_enc, bias, S, k, signed, n_steps, n_ranked, dtype
+    )
     return EncodedCodes(*outputs)
 
 
@@ -153,6 +161,7 @@ class _Encode(torch.autograd.Function):
         ctx: Any,
         centred: torch.Tensor,
         W_enc: torch.Tensor,
+        bias: torch.Tensor | None,  # noqa: ARG004
         k: int,
         signed: bool,
         n_ranked: int,
@@ -163,7 +172,7 @@ class _Encode(torch.autograd.Function):
         ranked = select_largest(linear_pre, n_ranked, signed).indices
         indices, values = largest_among(linear_pre, ranked, k, signed)
         values = kept(values, signed)
-        ctx.save_for_backward(centred, weight, indices, values)
+        ctx.save_for_backward(centred, W_enc, weight, indices, values)
         set_up(ctx, signed, indices, ranked)
         return indices, values, linear_pre, ranked
 
@@ -171,11 +180,14 @@ class _Encode(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
         _, values_grad, linear_grad, _ = grads
-        centred, weight, indices, values = ctx.saved_tensors
+        centred, W_enc, weight, indices, values = ctx.saved_tensors
         sparse = through_activation(values_grad, values, ctx.signed)
-        needed = ctx.needs_input_grad[:2]
-        linear = _linear_grads(centred, weight, indices, sparse, linear_grad, needed)
-        return (*linear, None, None, None, None)
+        needs_x, needs_weight, needs_bias = ctx.needs_input_grad[:3]
+        linear = _linear_grads(
+            centred, weight, indices, sparse, linear_grad, (needs_x, needs_weight)
+        )
+        bias_grad = _bias_grad(W_enc, indices, sparse, linear_grad) if needs_bias else None
+        return (*linear, bias_grad, None, None, None, None)
 
 
 def _linear_grads(
@@ -207,12 +219,24 @@ def _linear_grads(
     return x_grad, weight_grad
 
 
+def _bias_grad(
+    W_enc: torch.Tensor, indices: torch.Tensor, sparse: torch.Tensor, dense: torch.Tensor | None
+) -> torch.Tensor:
+    """Gradient of b from that of (x - b) W_enc, which is sparse + dense."""
+    by_latent = sparse.new_zeros(W_enc.shape[1])
+    by_latent.index_add_(0, indices.flatten(), sparse.flatten())
+    if dense is not None:
+        by_latent += dense.sum(0, dtype=by_latent.dtype)
+    return -(W_enc.to(by_latent.dtype) @ by_latent)
+
+
 class _EncodeWithStepMatrix(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
         centred: torch.Tensor,
         W_enc: torch.Tensor,
+        bias: torch.Tensor | None,  # noqa: ARG004
         S: torch.Tensor,
         k: int,
         signed: bool,
@@ -232,7 +256,8 @@ class _EncodeWithStepMatrix(torch.autograd.Function):
             (ranked, _), hidden_pre = select_largest_of_sum(fed_back, linear_pre, n, signed)
             indices, values = largest_among(hidden_pre, ranked, k, signed)
             steps.append((indices, kept(values, signed)))
-        ctx.save_for_backward(centred, weight, step_matrix, *(t for step in steps for t in step))
+        flat = (t for step in steps for t in step)
+        ctx.save_for_backward(centred, W_enc, weight, step_matrix, *flat)
         indices, values = steps[-1]
         set_up(ctx, signed, indices, ranked)
         return indices, values, linear_pre, hidden_pre, ranked
@@ -241,7 +266,7 @@ class _EncodeWithStepMatrix(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
         _, values_grad, linear_grad, hidden_grad, _ = grads
-        centred, weight, step_matrix, *flat = ctx.saved_tensors
+        centred, W_enc, weight, step_matrix, *flat = ctx.saved_tensors
         steps = list(zip(flat[::2], flat[1::2], strict=True))
         d_sae = weight.shape[1]
         dtype = torch.promote_types(step_matrix.dtype, torch.float32)
@@ -260,9 +285,12 @@ class _EncodeWithStepMatrix(torch.autograd.Function):
         all_sparse = torch.cat([grad for _, grad in touched], dim=-1)
         if hidden_grad is not None:
             linear_grad = hidden_grad if linear_grad is None else linear_grad + hidden_grad
-        needed = ctx.needs_input_grad[:2]
-        linear = _linear_grads(centred, weight, all_indices, all_sparse, linear_grad, needed)
-        return (*linear, step_grad, None, None, None, None, None)
+        needs_x, needs_weight, needs_bias = ctx.needs_input_grad[:3]
+        linear = _linear_grads(
+            centred, weight, all_indices, all_sparse, linear_grad, (needs_x, needs_weight)
+        )
+        bias_grad = _bias_grad(W_enc, all_indices, all_sparse, linear_grad) if needs_bias else None
+        return (*linear, bias_grad, step_grad, None, None, None, None, None)
 
 
 def _through_step_matrix(

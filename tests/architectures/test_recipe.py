@@ -172,6 +172,29 @@ def test_the_encoders_gradient_lies_as_the_encoder_does(variant, tmp_path):
         assert each.W_enc.grad.stride() == each.W_enc.stride() == (1, D_IN)
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_bias_has_one_gradient_whatever_else_needs_one(variant):
+    """It takes a short way where activations need no gradient, and a hook may need one, too."""
+    x = next(Activations(0.5))
+    scale = torch.ones((), requires_grad=True)
+    found = {}
+    for case in ("alone", "activations", "hook"):
+        sae = make_sae(isae_config(variant))
+        sae.initialize_bias(x)
+        sae_in = x.clone().requires_grad_(case == "activations")
+        if case == "hook":
+            sae.hook_sae_input.add_hook(lambda acts, hook: acts * scale)
+        sae.training_forward_pass(step_input(sae_in)).loss.backward()
+        found[case] = sae.b_dec.grad
+        if case == "activations":
+            assert sae_in.grad.norm() > 1e-4
+    assert found["alone"].norm() > 1e-4
+    for case, grad in found.items():
+        error = (grad - found["alone"]).norm() / found["alone"].norm()
+        assert error < 1e-4, case
+    assert scale.grad.abs() > 1e-4
+
+
 def test_first_step_starts_the_bias_at_the_geometric_median_and_only_the_first():
     sae = make_sae(isae_config("iSAE"))
     data = Activations(2.0)

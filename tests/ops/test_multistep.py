@@ -126,6 +126,26 @@ def test_gradcheck(n_steps, signed, tied, backend):
 
 
 @pytest.mark.parametrize(("backend", "device"), BACKENDS_AND_DEVICES)
+@pytest.mark.parametrize("signed", [True, False])
+@pytest.mark.parametrize("n_steps", [1, 3])
+def test_the_short_way_to_the_gradient_of_the_bias(n_steps, signed, backend, device):
+    """It is the gradient through `centred`, also of losses that read the pre-activations."""
+    x, W_enc, S, _ = problem(dtype=torch.float32, device=device)
+    bias = torch.randn(16, device=device, requires_grad=True)
+    for dense_weight in (0.0, 0.3):
+        grads = []
+        for direct in (bias, None):
+            with use_backend(backend):
+                codes = encode_codes(x - bias, W_enc, 3, signed, S, n_steps, bias=direct)
+                loss = codes.values.sin().sum() + dense_weight * codes.hidden_pre.cos().sum()
+                # x needs a gradient here, and gets none the short way
+                of_x, of_bias = torch.autograd.grad(loss, (x, bias), allow_unused=True)
+            assert (of_x is None) is (direct is not None)
+            grads.append(of_bias.double())
+        assert (grads[0] - grads[1]).norm() < 1e-4 * grads[1].norm()
+
+
+@pytest.mark.parametrize(("backend", "device"), BACKENDS_AND_DEVICES)
 def test_without_a_number_the_code_is_what_is_ranked(backend, device):
     centred, W_enc, S, D = problem(device=device, dtype=torch.float32)
     with use_backend(backend):
