@@ -23,6 +23,7 @@ if not torch.cuda.is_available():
 from sae_lens import SAETrainer, TrainingSAE
 from sae_lens.config import SAETrainerConfig
 from sae_lens.registry import get_sae_training_class
+from sae_lens.saes.sae import TrainStepInput
 
 import sae_lens_isae
 from isae_cli.app import main
@@ -109,6 +110,16 @@ def train_sae(
     sae = make_sae(cfg, seed)
     make_trainer(sae, Activations(offset), n_steps, **settings).fit()
     return sae.eval()
+
+
+def step_input(x, dead=None, step=0, logging=False):
+    return TrainStepInput(
+        sae_in=x,
+        coefficients={},
+        dead_neuron_mask=dead,
+        n_training_steps=step,
+        is_logging_step=logging,
+    )
 
 
 def isae_config(variant: str, **settings: Any) -> ISAETrainingSAEConfig:

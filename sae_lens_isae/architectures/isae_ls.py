@@ -111,7 +111,8 @@ class ISAELSTrainingSAE(ISAETrainingSAE):
         k = codes.indices.shape[1]
         n = n_candidates(self.cfg)
         if n > k:
-            proposed = largest_among(codes.linear_pre, codes.ranked, n, self.signed)
+            ranked = SelectedEntries(codes.ranked, codes.linear_pre.gather(-1, codes.ranked))
+            proposed = largest_among(ranked, n, self.signed)
             if not self.signed:
                 proposed = proposed._replace(values=proposed.values.relu())
         solved = pruned_least_squares(

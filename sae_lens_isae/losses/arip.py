@@ -29,7 +29,7 @@ from sae_lens_isae.losses.terms import (
 )
 from sae_lens_isae.ops.compiling import not_compiled
 from sae_lens_isae.ops.lagging import LaggingCopies
-from sae_lens_isae.ops.selection import largest_among, select_largest
+from sae_lens_isae.ops.selection import SelectedEntries, largest_among, select_largest
 from sae_lens_isae.ops.sparse import dense_codes, gram_codes
 
 _L0_RATE = 0.01
@@ -67,7 +67,11 @@ def sae_supports(
     signed = isinstance(ctx.sae.activation_fn, AbsTopK)
     hidden_pre = ctx.hidden_pre.detach()[:n_samples]
     if ctx.ranked is not None:
-        return largest_among(hidden_pre, ctx.ranked[:n_samples], size, signed).indices
+        ranked = ctx.ranked[:n_samples]
+        if ranked.shape[1] == size:
+            return ranked
+        entries = SelectedEntries(ranked, hidden_pre.gather(-1, ranked))
+        return largest_among(entries, size, signed).indices
     if getattr(ctx.sae.cfg, "k", None) is None:
         # into (-1, 1) without a change of order, and active ones above
         hidden_pre = hidden_pre.float() / (1 + hidden_pre.abs())

@@ -195,7 +195,8 @@ def _record(
 
     def of_tensors(*args: torch.Tensor) -> tuple[torch.Tensor, ...]:
         # the parameters are among the arguments for autograd alone
-        found, of_outputs = flatten(function(unflatten(structure, iter(args[: len(tensors)]))))
+        with autocast:
+            found, of_outputs = flatten(function(unflatten(structure, iter(args[: len(tensors)]))))
         outputs.append(of_outputs)
         return tuple(found)
 
@@ -212,7 +213,9 @@ def _record(
     gc.collect()
     gc.disable()
     try:
-        with autocast:
+        # around the forward pass only, as in a step that is not recorded. Around the backward pass,
+        # what autocast casts in the warm-up would be kept, and go into the recording
+        with torch.autocast("cuda", enabled=False):
             # one warm-up, after the calls before: a second one would hold what the first returned
             graph = torch.cuda.make_graphed_callables(
                 cast(Any, of_tensors),

@@ -169,12 +169,12 @@ class _Encode(torch.autograd.Function):
     ) -> tuple[torch.Tensor, ...]:
         centred, weight = centred.to(dtype), W_enc.to(dtype)
         linear_pre = centred @ weight
-        ranked = select_largest(linear_pre, n_ranked, signed).indices
-        indices, values = largest_among(linear_pre, ranked, k, signed)
+        ranked = select_largest(linear_pre, n_ranked, signed)
+        indices, values = largest_among(ranked, k, signed)
         values = kept(values, signed)
         ctx.save_for_backward(centred, W_enc, weight, indices, values)
-        set_up(ctx, signed, indices, ranked)
-        return indices, values, linear_pre, ranked
+        set_up(ctx, signed, indices, ranked.indices)
+        return indices, values, linear_pre, ranked.indices
 
     @staticmethod
     @once_differentiable
@@ -249,18 +249,18 @@ class _EncodeWithStepMatrix(torch.autograd.Function):
         step_matrix = stored_for_gathering(S.to(dtype), k)
         indices, values = select_largest(linear_pre, k, signed)
         steps = [(indices, kept(values, signed))]
-        hidden_pre, ranked = linear_pre, indices
+        hidden_pre, ranked = linear_pre, SelectedEntries(*steps[0])
         for step in range(2, n_steps + 1):
             fed_back = sum_rows(step_matrix, *steps[-1]).to(dtype)
             n = n_ranked if step == n_steps else k
-            (ranked, _), hidden_pre = select_largest_of_sum(fed_back, linear_pre, n, signed)
-            indices, values = largest_among(hidden_pre, ranked, k, signed)
+            ranked, hidden_pre = select_largest_of_sum(fed_back, linear_pre, n, signed)
+            indices, values = largest_among(ranked, k, signed)
             steps.append((indices, kept(values, signed)))
         flat = (t for step in steps for t in step)
         ctx.save_for_backward(centred, W_enc, weight, step_matrix, *flat)
         indices, values = steps[-1]
-        set_up(ctx, signed, indices, ranked)
-        return indices, values, linear_pre, hidden_pre, ranked
+        set_up(ctx, signed, indices, ranked.indices)
+        return indices, values, linear_pre, hidden_pre, ranked.indices
 
     @staticmethod
     @once_differentiable

@@ -23,7 +23,7 @@ from sae_lens_isae.ops.multistep import (
     set_up,
     through_activation,
 )
-from sae_lens_isae.ops.selection import largest_among, select_largest
+from sae_lens_isae.ops.selection import SelectedEntries, largest_among, select_largest
 from sae_lens_isae.ops.sparse import (
     accumulate_rows,
     dot_rows,
@@ -160,13 +160,13 @@ class _AmongAll:
 
     def __init__(self, weight: torch.Tensor, pre: torch.Tensor, k: int, signed: bool) -> None:
         self._weight, self._k, self._signed = weight, k, signed
-        self._choose(pre, select_largest(pre, k, signed).indices)
+        self._choose(pre, select_largest(pre, k, signed))
 
     def again(self, residual: torch.Tensor, n_ranked: int) -> None:
         """One more step."""
         pre = residual @ self._weight
         pre.scatter_add_(-1, self.indices, self.values.to(pre.dtype))
-        self._choose(pre, select_largest(pre, n_ranked, self._signed).indices)
+        self._choose(pre, select_largest(pre, n_ranked, self._signed))
 
     def hidden_pre(self, linear_pre: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
         """What was chosen from, latent by latent."""
@@ -176,9 +176,9 @@ class _AmongAll:
         """The `n_ranked` largest of that."""
         return self._ranked
 
-    def _choose(self, pre: torch.Tensor, ranked: torch.Tensor) -> None:
-        self._pre, self._ranked = pre, ranked
-        self.indices, values = largest_among(pre, ranked, self._k, self._signed)
+    def _choose(self, pre: torch.Tensor, ranked: SelectedEntries) -> None:
+        self._pre, self._ranked = pre, ranked.indices
+        self.indices, values = largest_among(ranked, self._k, self._signed)
         self.values = kept(values, self._signed)
 
 

@@ -41,22 +41,16 @@ def select_largest(
 
 
 @torch.no_grad()
-def largest_among(
-    u: Float[torch.Tensor, "batch columns"],
-    ranked: Int[torch.Tensor, "batch n_ranked"],
-    k: int,
-    signed: bool,
-) -> SelectedEntries:
-    """The `k` largest entries per row, where `ranked` are the n_ranked largest.
+def largest_among(ranked: SelectedEntries, k: int, signed: bool) -> SelectedEntries:
+    """The `k` largest entries per row, where `ranked` are more of the largest.
 
     Raises:
-        InputError: k is not between 1 and n_ranked.
+        InputError: k is not between 1 and the number of them.
     """
-    of_ranked = u.gather(-1, ranked)
-    if ranked.shape[1] == k:
-        return SelectedEntries(ranked, of_ranked)
-    places, values = select_largest(of_ranked, k, signed)
-    return SelectedEntries(ranked.gather(-1, places), values)
+    if ranked.indices.shape[1] == k:
+        return ranked
+    places, values = select_largest(ranked.values, k, signed)
+    return SelectedEntries(ranked.indices.gather(-1, places), values)
 
 
 @torch.no_grad()

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import scipy.optimize
 import torch
-from sae_lens.saes.sae import TrainStepInput
 
 from sae_lens_isae.architectures.dead_latents import dead_latent_acts
 from sae_lens_isae.architectures.non_finite import NonFiniteWatch
@@ -22,18 +21,9 @@ from tests.conftest import (
     isae_config,
     make_sae,
     make_trainer,
+    step_input,
     train_sae,
 )
-
-
-def step_input(x, dead=None, step=0, logging=False):
-    return TrainStepInput(
-        sae_in=x,
-        coefficients={},
-        dead_neuron_mask=dead,
-        n_training_steps=step,
-        is_logging_step=logging,
-    )
 
 
 def test_geometric_median_minimises_the_summed_distance():

@@ -14,7 +14,6 @@ from sae_lens_isae import (
     RegularizedTopKTrainingSAEConfig,
 )
 from sae_lens_isae.losses.self_consistency import SelfConsistencyLoss
-from tests.architectures.test_recipe import step_input
 from tests.conftest import (
     D_IN,
     D_SAE,
@@ -23,6 +22,7 @@ from tests.conftest import (
     K,
     isae_config,
     make_sae,
+    step_input,
     train_sae,
 )
 

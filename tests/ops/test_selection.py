@@ -125,14 +125,13 @@ def test_the_largest_among_the_largest(n_columns, signed, backend, device):
     u = torch.randn(3, n_columns, generator=torch.Generator().manual_seed(0)).to(device)
     u[1] = u[1].round()
     with use_backend(backend):
-        ranked = select_largest(u, 24, signed).indices
-        chosen = largest_among(u, ranked, 12, signed)
+        chosen = largest_among(select_largest(u, 24, signed), 12, signed)
         check(u, chosen, 12, signed)
         if backend == "triton":
             direct = select_largest(u, 12, signed)
             assert torch.equal(chosen.indices.sort(-1).values, direct.indices.sort(-1).values)
         with pytest.raises(ValueError, match="k must be between 1 and the 12"):
-            largest_among(u, chosen.indices, 13, signed)
+            largest_among(chosen, 13, signed)
 
 
 @pytest.mark.parametrize(("backend", "device"), BACKENDS_AND_DEVICES)
