@@ -20,7 +20,8 @@ Inputs = TypeVar("Inputs")
 Outputs = TypeVar("Outputs")
 
 _EAGER_CALLS = 3
-"""Calls of one kind before it is recorded, so that a last, smaller batch is not."""
+"""Calls of one kind before it is recorded: a last, smaller batch is not, and whatever is compiled
+or set up at a first call is there."""
 _MOST_GRAPHS = 4
 """Each keeps memory for what its step returns."""
 
@@ -71,7 +72,7 @@ class ReplayedFunction:
             if len(self._recordings) == _MOST_GRAPHS:
                 oldest = next(iter(self._recordings))
                 del self._recordings[oldest], self._calls[oldest]
-            with _as_new_leaves(module, parameters) as leaves, _buffers_restored(module):
+            with _as_new_leaves(module, parameters) as leaves:
                 # one at a time is replayed: what each needs for a while may lie in the same place
                 self._pool = self._pool or torch.cuda.graph_pool_handle()
                 self._recordings[kind] = _record(function, tensors, structure, leaves, self._pool)
@@ -168,16 +169,6 @@ def _as_new_leaves(
         _place(module, parameters)
 
 
-@contextmanager
-def _buffers_restored(module: nn.Module) -> Generator[None, None, None]:
-    """Undo what the warm-up calls before a capture add to running statistics."""
-    before = [(buffer, buffer.clone()) for buffer in module.buffers()]
-    yield
-    with torch.no_grad():
-        for buffer, value in before:
-            buffer.copy_(value)
-
-
 def _place(module: nn.Module, parameters: dict[str, nn.Parameter]) -> None:
     for name, parameter in parameters.items():
         owner, _, attribute = name.rpartition(".")
@@ -205,7 +196,7 @@ def _record(
         "cuda",
         dtype=torch.get_autocast_dtype("cuda"),
         enabled=torch.is_autocast_enabled("cuda"),
-        # a weight that was cast during the warm-up would be stale at every replay
+        # a weight that was cast before would be stale at every replay
         cache_enabled=False,
     )
     # what the garbage collector frees during a capture, a graph or an event, would invalidate it
@@ -213,14 +204,13 @@ def _record(
     gc.collect()
     gc.disable()
     try:
-        # around the forward pass only, as in a step that is not recorded. Around the backward pass,
-        # what autocast casts in the warm-up would be kept, and go into the recording
+        # on for the forward pass alone, as in a step that is not recorded
         with torch.autocast("cuda", enabled=False):
-            # one warm-up, after the calls before: a second one would hold what the first returned
             graph = torch.cuda.make_graphed_callables(
                 cast(Any, of_tensors),
                 static,
-                num_warmup_iters=1,
+                # the calls before were the warm-up; torch would keep what its own returns
+                num_warmup_iters=0,
                 allow_unused_input=True,
                 pool=pool,
             )
