@@ -231,7 +231,7 @@ def least_squares_gap(
         |z - z_LS| / |z|, and the share of the squared error that least squares removes.
     """
     used = (codes.values != 0).to(atoms.dtype)
-    residual = target - sum_rows(atoms, codes.indices, codes.values)
+    residual = sum_rows(atoms, codes.indices, codes.values, minuend=target)
     chosen = atoms[codes.indices] * used[..., None]
     # the pseudoinverse also serves supports whose atoms depend on each other
     change = (torch.linalg.pinv(chosen.double().mT) @ residual.double()[..., None])[..., 0]

@@ -56,7 +56,7 @@ def least_squares_values(
     target, dictionary, values = target.to(dtype), dictionary.to(dtype), values.to(dtype)
     with torch.autocast(target.device.type, enabled=False):
         # of the residual and not of the target: products in TF32 are off by a share of it
-        residual = target - sum_rows(dictionary, indices, values)
+        residual = sum_rows(dictionary, indices, values, minuend=target)
         gradient = dot_rows(residual, dictionary, indices)
         solved = [
             _solve(gram, gradient[rows], values[rows], keep_sign)

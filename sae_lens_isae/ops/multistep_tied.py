@@ -96,8 +96,7 @@ class _EncodeTied(torch.autograd.Function):
             choose = _AmongCandidates(weight, candidates, among, k, signed)
         steps = [(residual, choose.indices, choose.values)]
         for step in range(2, n_steps + 1):
-            fit = sum_rows(atoms, choose.indices, choose.values)
-            residual = (centred - fit).to(dtype)
+            residual = sum_rows(atoms, choose.indices, choose.values, minuend=centred).to(dtype)
             choose.again(residual, max(n_ranked, k) if step == n_steps else k)
             steps.append((residual, choose.indices, choose.values))
         hidden_pre = choose.hidden_pre(linear_pre)

@@ -37,10 +37,12 @@ def _combine_kernel(
     matrix_ptr,
     indices_ptr,
     weights_ptr,
+    minuend_ptr,
     out_ptr,
     k,
     n_columns,
     matrix_stride,
+    HAS_MINUEND: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
@@ -59,15 +61,19 @@ def _combine_kernel(
             matrix_ptr + row[:, None] * matrix_stride + column[None, :], mask=wanted, other=0.0
         )
         total += weight.to(tl.float32)[:, None] * entries.to(tl.float32)
-    tl.store(out_ptr + sample * n_columns + column, tl.sum(total, axis=0), mask=exists)
+    out = tl.sum(total, axis=0)
+    if HAS_MINUEND:
+        out = tl.load(minuend_ptr + sample * n_columns + column, mask=exists).to(tl.float32) - out
+    tl.store(out_ptr + sample * n_columns + column, out, mask=exists)
 
 
 def combine(
     matrix: Float[torch.Tensor, "rows columns"],
     indices: Int[torch.Tensor, "batch k"],
     weights: Float[torch.Tensor, "batch k"],
+    minuend: Float[torch.Tensor, "batch columns"] | None = None,
 ) -> Float[torch.Tensor, "batch columns"]:
-    """Weighted sums of rows of `matrix`, in float32."""
+    """Weighted sums of rows of `matrix`, or what is left of `minuend` without them, in float32."""
     (batch, k), n_columns = indices.shape, matrix.shape[1]
     matrix = _with_adjacent_columns(matrix)
     out = torch.empty(batch, n_columns, dtype=torch.float32, device=matrix.device)
@@ -78,10 +84,12 @@ def combine(
             matrix,
             indices.contiguous(),
             weights.contiguous(),
+            out if minuend is None else minuend.contiguous(),
             out,
             k,
             n_columns,
             matrix.stride(0),
+            HAS_MINUEND=minuend is not None,
             ROWS=8,
             COLUMNS=columns,
             num_warps=1,
@@ -140,7 +148,7 @@ def dot(
             x.stride(0),
             matrix.stride(0),
             ROWS=16,
-            COLUMNS=_block(n_columns, 64),
+            COLUMNS=_block(n_columns, 256 // x.element_size()),
             num_warps=1,
         )
     return out

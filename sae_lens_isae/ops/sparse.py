@@ -40,21 +40,28 @@ def dense_codes(codes: torch.Tensor) -> Float[torch.Tensor, "batch d_sae"]:
 
 @torch.no_grad()
 def sum_rows(
-    matrix: Float[torch.Tensor, "rows columns"], indices: Indices, weights: Weights
+    matrix: Float[torch.Tensor, "rows columns"],
+    indices: Indices,
+    weights: Weights,
+    minuend: Float[torch.Tensor, "batch columns"] | None = None,
 ) -> Float[torch.Tensor, "batch columns"]:
-    """sum_j weights[b, j] matrix[indices[b, j]]: the product of a sparse and a dense matrix."""
+    """sum_j weights[b, j] matrix[indices[b, j]]: the product of a sparse and a dense matrix.
+
+    Args:
+        minuend: What the sums are to be subtracted from.
+    """
     dtype = _sum_dtype(matrix)
     if indices.shape[1] == 0:
-        return torch.zeros(len(indices), matrix.shape[1], dtype=dtype, device=matrix.device)
-    form = choose_form(len(matrix), indices.shape[1], matrix, weights)
-    if form == "triton":
+        sums = torch.zeros(len(indices), matrix.shape[1], dtype=dtype, device=matrix.device)
+    elif (form := choose_form(len(matrix), indices.shape[1], matrix, weights)) == "triton":
         from sae_lens_isae.ops import product_kernels
 
-        return product_kernels.combine(matrix, indices, weights)
-    weights = weights.to(matrix.dtype)
-    if form == "dense":
-        return (to_dense(indices, weights, len(matrix)) @ matrix).to(dtype)
-    return _bags(matrix, indices, weights).to(dtype)
+        return product_kernels.combine(matrix, indices, weights, minuend)
+    elif form == "dense":
+        sums = (to_dense(indices, weights.to(matrix.dtype), len(matrix)) @ matrix).to(dtype)
+    else:
+        sums = _bags(matrix, indices, weights.to(matrix.dtype)).to(dtype)
+    return sums if minuend is None else torch.sub(minuend, sums, out=sums)
 
 
 @torch.no_grad()

@@ -83,9 +83,9 @@ def iht(
         found, z = init.indices[at], init.values[at].to(x.dtype)
         for _ in range(n_iterations):
             if gram is None:
-                gradient = (x[at] - sum_rows(atoms, found, z)) @ atoms.T
+                gradient = sum_rows(atoms, found, z, minuend=x[at]) @ atoms.T
             else:
-                gradient = start - sum_rows(gram, found, z)
+                gradient = sum_rows(gram, found, z, minuend=start)
             moved = gradient.mul_(step_size).scatter_add_(1, found, z)
             found, used = keep_largest(moved.abs() if signed else moved, k_each[rows])
             z = moved.gather(1, found) * used

@@ -143,7 +143,7 @@ def _pursue(
     # row i of inverse_factor writes the i-th orthonormal direction with the chosen atoms
     inverse_factor = x.new_zeros(n, width, width)
     correlation = start.clone()
-    score = torch.empty_like(start) if selection == "absolute" else correlation
+    score = torch.empty_like(start)
     # squared length of what is new in an atom; below it float arithmetic sees only rounding
     tolerance = 16 * torch.finfo(x.dtype).eps
     for step in range(width):
@@ -155,6 +155,8 @@ def _pursue(
         taken = indices[:n, :step]
         if selection == "absolute":
             torch.abs(correlation, out=score)
+        else:
+            score = correlation
         score.scatter_(1, taken, -torch.inf)
         if exclude is not None:
             score.scatter_(1, exclude, -torch.inf)
@@ -178,11 +180,10 @@ def _pursue(
             break
         support = indices[:n, : step + 1]
         if d.gram is None:
-            fit = sum_rows(d.atoms, support, values[:n, : step + 1])
-            torch.mm(x - fit, d.atoms.T, out=correlation)
+            residual = sum_rows(d.atoms, support, values[:n, : step + 1], minuend=x)
+            torch.mm(residual, d.atoms.T, out=correlation)
         else:
-            fit = sum_rows(d.gram, support, values[:n, : step + 1])
-            torch.sub(start, fit, out=correlation)
+            correlation = sum_rows(d.gram, support, values[:n, : step + 1], minuend=start)
     return indices, values, inverse_factor
 
 
@@ -202,7 +203,7 @@ def _refined(
 ) -> Float[torch.Tensor, "group width"]:
     """One step of iterative refinement: the factor squares the condition number, the residual of
     the data does not."""
-    residual = x - sum_rows(atoms, indices, values)
+    residual = sum_rows(atoms, indices, values, minuend=x)
     # places past a sample's k repeat atom 0, but their rows of the factor are zero
     missed = atoms[indices] @ residual[..., None]
     return values + (inverse_factor.mT @ (inverse_factor @ missed))[..., 0]

@@ -73,6 +73,8 @@ def test_products(size, dtype, backend, device):
     with use_backend(backend):
         found = {
             "sum": (sum_rows(matrix, indices, weights), codes @ D),
+            "rest": (sum_rows(matrix, indices, weights, minuend=x), v - codes @ D),
+            "rest of nothing": (sum_rows(matrix, indices[:, :0], weights[:, :0], minuend=x), v),
             "dot": (dot_rows(x, matrix, indices), (v @ D.T).gather(-1, indices)),
             "accumulate": (accumulate_rows(indices, weights, x, size[1]), codes.T @ v),
             "accumulate two": (
