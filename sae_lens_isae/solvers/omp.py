@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 
 from sae_lens_isae.errors import InputError
+from sae_lens_isae.ops.inverse_factor import add_atom
 from sae_lens_isae.ops.sparse import sum_rows
 from sae_lens_isae.progress import progress_bar
 from sae_lens_isae.solvers.codes import (
@@ -140,12 +141,9 @@ def _pursue(
     n, width = len(x), max(k_each, default=0)
     indices = torch.zeros(n, width, dtype=torch.long, device=x.device)
     values = x.new_zeros(n, width)
-    # row i of inverse_factor writes the i-th orthonormal direction with the chosen atoms
     inverse_factor = x.new_zeros(n, width, width)
     correlation = start.clone()
     score = torch.empty_like(start)
-    # squared length of what is new in an atom; below it float arithmetic sees only rounding
-    tolerance = 16 * torch.finfo(x.dtype).eps
     for step in range(width):
         m = sum(k > step for k in k_each)
         if m < n:
@@ -163,19 +161,16 @@ def _pursue(
         chosen = _largest(score)[:, None]
         indices[:n, step] = chosen[:, 0]
         if d.gram is None:
-            overlap = d.atoms[taken] @ d.atoms[chosen].mT
+            overlap = (d.atoms[taken] @ d.atoms[chosen].mT)[..., 0]
         else:
-            overlap = d.gram[taken, chosen][..., None]
-        factor = inverse_factor[:n, :step, :step]
-        overlap = factor @ overlap
-        new = d.squared_norm[chosen] - overlap.square().sum(1)
-        inverse = torch.where(new > tolerance, new.clamp_min(tolerance).rsqrt(), 0.0)
-        row = inverse_factor[:n, step, : step + 1]
-        row[:, :step] = -(inverse * (overlap.mT @ factor)[:, 0])
-        row[:, step] = inverse[:, 0]
+            overlap = d.gram[taken, chosen]
         # the residual is orthogonal to what was taken, so the new direction sees the atom alone
-        change = row * (inverse * correlation.gather(1, chosen))
-        values[:n, : step + 1] += change
+        values[:n, : step + 1] += add_atom(
+            inverse_factor[:n],
+            overlap,
+            d.squared_norm[chosen[:, 0]],
+            correlation.gather(1, chosen)[:, 0],
+        )
         if step + 1 == width:
             break
         support = indices[:n, : step + 1]
