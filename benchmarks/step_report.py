@@ -24,6 +24,7 @@ PARTS = {
         "_combine",
         "_dot",
         "_block",
+        "_values_at",
         "radix_sort",
     ),
     "Adam and clipping": ("FusedOptimizer", "multi_tensor"),

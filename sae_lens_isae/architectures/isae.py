@@ -138,6 +138,7 @@ class ISAETrainingSAE(LossTermsMixin, TopKTrainingSAE):
         dictionary = unit_norm_rows(self.W_dec)
         centred = self.process_sae_in(inputs.sae_in)
 
+        # what a hook does may be learned
         x_needs_gradient = inputs.sae_in.requires_grad or self.hook_sae_input.has_hooks()
         codes = self.encode_codes(centred, dictionary, None if x_needs_gradient else self.b_dec)
         self.hook_sae_acts_pre(codes.linear_pre)
