@@ -5,7 +5,7 @@ tests compare it with float64. Sums are in float32.
 """
 
 # pyright: reportMissingParameterType=false, reportCallIssue=false, reportMissingImports=false
-# pyright: reportAttributeAccessIssue=false
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false
 # The kernels are in Triton's language, whose parameters have no Python types, and Triton itself is
 # optional.
 
