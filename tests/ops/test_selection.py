@@ -15,7 +15,7 @@ VALUES = [0.0, -0.0, 1.0, -1.0, 2.5, -2.5, 1e30, -1e-30]
 SIZES = [
     *[(1, 1), (7, 1), (7, 7), (33, 5), (64, 64), (100, 40)],
     # on either side of where rows are long, and of how many entries may be selected from them
-    *[(2048, 1024), (2049, 512), (3000, 513), (4097, 40), (9000, 300)],
+    *[(2048, 1024), (2049, 512), (3000, 513), (2100, 40), (5001, 300)],
 ]
 
 
@@ -85,7 +85,7 @@ def long_rows(n_columns):
 @pytest.mark.parametrize(("backend", "device"), BACKENDS_AND_DEVICES)
 @pytest.mark.parametrize("signed", [True, False])
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("n_columns", "k"), [(4097, 80), (12_000, 33)])
+@pytest.mark.parametrize(("n_columns", "k"), [(2100, 80), (5001, 33)])
 def test_long_rows(n_columns, k, dtype, signed, backend, device):
     u = long_rows(n_columns).to(device, dtype)
     with use_backend(backend):
@@ -94,7 +94,7 @@ def test_long_rows(n_columns, k, dtype, signed, backend, device):
 
 @pytest.mark.parametrize("device", KERNEL_DEVICES)
 @pytest.mark.parametrize("signed", [True, False])
-@pytest.mark.parametrize("n_columns", [5000, 9000])
+@pytest.mark.parametrize("n_columns", [2500, 5001])
 def test_ties_in_long_rows_go_to_the_first(n_columns, signed, device):
     u = long_rows(n_columns).to(device)
     # by value -0 ranks below 0
@@ -107,7 +107,7 @@ def test_ties_in_long_rows_go_to_the_first(n_columns, signed, device):
 
 @pytest.mark.parametrize("device", KERNEL_DEVICES)
 @pytest.mark.parametrize("signed", [True, False])
-@pytest.mark.parametrize("n_columns", [50, 6000])
+@pytest.mark.parametrize("n_columns", [50, 3000])
 def test_what_is_no_number_ranks_by_its_bits(n_columns, signed, device):
     u = torch.randn(2, n_columns, generator=torch.Generator().manual_seed(0)).to(device)
     u[0, 20:29] = torch.tensor(NASTY, device=device)
@@ -120,7 +120,7 @@ def test_what_is_no_number_ranks_by_its_bits(n_columns, signed, device):
 
 @pytest.mark.parametrize(("backend", "device"), BACKENDS_AND_DEVICES)
 @pytest.mark.parametrize("signed", [True, False])
-@pytest.mark.parametrize("n_columns", [50, 9000])
+@pytest.mark.parametrize("n_columns", [50, 3000])
 def test_the_largest_among_the_largest(n_columns, signed, backend, device):
     u = torch.randn(3, n_columns, generator=torch.Generator().manual_seed(0)).to(device)
     u[1] = u[1].round()
@@ -136,7 +136,7 @@ def test_the_largest_among_the_largest(n_columns, signed, backend, device):
 
 @pytest.mark.parametrize(("backend", "device"), BACKENDS_AND_DEVICES)
 def test_all_zero_rows_and_infinities(backend, device):
-    u = torch.zeros(2, 5000, device=device)
+    u = torch.zeros(2, 3000, device=device)
     u[1, 17] = -torch.inf
     with use_backend(backend):
         indices, values = select_largest(u, 3, signed=True)
@@ -147,7 +147,7 @@ def test_all_zero_rows_and_infinities(backend, device):
 
 @pytest.mark.parametrize(("backend", "device"), BACKENDS_AND_DEVICES)
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("n_columns", [70, 5000])
+@pytest.mark.parametrize("n_columns", [70, 3000])
 def test_sum_is_selected_from_and_returned(n_columns, dtype, backend, device):
     a, b = torch.randn(2, 4, n_columns, device=device).to(dtype)
     with use_backend(backend):
