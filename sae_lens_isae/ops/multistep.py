@@ -182,26 +182,30 @@ class _Encode(torch.autograd.Function):
         _, values_grad, linear_grad, _ = grads
         centred, W_enc, weight, indices, values = ctx.saved_tensors
         sparse = through_activation(values_grad, values, ctx.signed)
-        needs_x, needs_weight, needs_bias = ctx.needs_input_grad[:3]
-        linear = _linear_grads(
-            centred, weight, indices, sparse, linear_grad, (needs_x, needs_weight)
-        )
-        bias_grad = _bias_grad(W_enc, indices, sparse, linear_grad) if needs_bias else None
-        return (*linear, bias_grad, None, None, None, None)
+        needed = ctx.needs_input_grad[:3]
+        linear = _linear_grads(centred, W_enc, weight, indices, sparse, linear_grad, needed)
+        return (*linear, None, None, None, None)
 
 
 def _linear_grads(
     x: torch.Tensor,
+    W_enc: torch.Tensor,
     weight: torch.Tensor,
     indices: torch.Tensor,
     sparse: torch.Tensor,
     dense: torch.Tensor | None,
-    needed: tuple[bool, bool],
-) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    """Gradients of x and the weight from that of x @ weight, which is sparse + dense."""
+    needed: tuple[bool, bool, bool],
+) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
+    """Gradients of x, W_enc and b from that of x @ weight, which is sparse + dense.
+
+    Args:
+        x: Centred, in the dtype of products.
+        weight: W_enc in that dtype.
+    """
     d_sae = weight.shape[1]
-    needs_x, needs_weight = needed
+    needs_x, needs_weight, needs_bias = needed
     x_grad = weight_grad = None
+    bias_grad = _bias_grad(W_enc, indices, sparse, dense) if needs_bias else None
     if dense is not None or form_to_accumulate(d_sae, indices.shape[1], x) == "dense":
         total = to_dense(indices, sparse, d_sae)
         total = (total if dense is None else total + dense).to(x.dtype)
@@ -210,13 +214,13 @@ def _linear_grads(
             x_grad = (total @ weight.T).to(dtype)
         if needs_weight:
             weight_grad = (total.T @ x).to(dtype).T
-        return x_grad, weight_grad
+        return x_grad, weight_grad, bias_grad
     if needs_x:
         rows = stored_for_gathering(weight.T.contiguous(), indices.shape[1])
         x_grad = sum_rows(rows, indices, sparse)
     if needs_weight:
         weight_grad = accumulate_rows(indices, sparse, x, d_sae).T
-    return x_grad, weight_grad
+    return x_grad, weight_grad, bias_grad
 
 
 def _bias_grad(
@@ -285,12 +289,9 @@ class _EncodeWithStepMatrix(torch.autograd.Function):
         all_sparse = torch.cat([grad for _, grad in touched], dim=-1)
         if hidden_grad is not None:
             linear_grad = hidden_grad if linear_grad is None else linear_grad + hidden_grad
-        needs_x, needs_weight, needs_bias = ctx.needs_input_grad[:3]
-        linear = _linear_grads(
-            centred, weight, all_indices, all_sparse, linear_grad, (needs_x, needs_weight)
-        )
-        bias_grad = _bias_grad(W_enc, all_indices, all_sparse, linear_grad) if needs_bias else None
-        return (*linear, bias_grad, step_grad, None, None, None, None, None)
+        needed = ctx.needs_input_grad[:3]
+        linear = _linear_grads(centred, W_enc, weight, all_indices, all_sparse, linear_grad, needed)
+        return (*linear, step_grad, None, None, None, None, None)
 
 
 def _through_step_matrix(

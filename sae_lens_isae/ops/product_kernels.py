@@ -148,6 +148,7 @@ def dot(
             x.stride(0),
             matrix.stride(0),
             ROWS=16,
+            # so many bytes of x are one read of a warp
             COLUMNS=_block(n_columns, 256 // x.element_size()),
             num_warps=1,
         )

@@ -216,7 +216,7 @@ def select_from_long_rows(rows: Rows, indices: torch.Tensor, values: torch.Tenso
         *rows.strides,
         HAS_ADDEND=has_addend,
         BLOCK=_CHUNK,
-        num_warps=warps(2 * _CHUNK),
+        num_warps=2,
         **rows.order,
     )
     _finish_kernel[(batch,)](

@@ -143,7 +143,7 @@ def _pursue(
     values = x.new_zeros(n, width)
     inverse_factor = x.new_zeros(n, width, width)
     correlation = start.clone()
-    score = torch.empty_like(start)
+    score = torch.empty_like(start) if selection == "absolute" else correlation
     for step in range(width):
         m = sum(k > step for k in k_each)
         if m < n:

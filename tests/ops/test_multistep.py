@@ -125,6 +125,21 @@ def test_gradcheck(n_steps, signed, tied, backend):
         assert torch.autograd.gradcheck(codes, (centred, W_enc, D if tied else S), eps=1e-7)
 
 
+@pytest.mark.parametrize("backend", ["dense", "torch"])
+@pytest.mark.parametrize("signed", [True, False])
+@pytest.mark.parametrize("n_steps", [1, 3])
+def test_gradcheck_of_the_bias(n_steps, signed, backend):
+    x, W_enc, S, _ = problem(d_sae=10, d_in=5, batch=3)
+    bias = torch.linspace(-1, 1, 5, dtype=torch.float64, requires_grad=True)
+
+    def codes(b, W, matrix):
+        out = encode_codes(x.detach() - b, W, 2, signed, matrix, n_steps, bias=b)
+        return out.values, out.hidden_pre, out.linear_pre
+
+    with use_backend(backend):
+        assert torch.autograd.gradcheck(codes, (bias, W_enc, S), eps=1e-7)
+
+
 @pytest.mark.parametrize(("backend", "device"), BACKENDS_AND_DEVICES)
 @pytest.mark.parametrize("signed", [True, False])
 @pytest.mark.parametrize("n_steps", [1, 3])
