@@ -60,11 +60,15 @@ real: $(VENV)/installed-real
 
 bench: $(VENV)/installed-bench
 
+# the tests of a file stay together, as they share what they trained
+WORKERS = -n logical --maxprocesses 4 --dist loadfile
+test test-slow: export OMP_NUM_THREADS = 1
+
 test: $(VENV)/installed-test
-	$(BIN)/python -m pytest -m 'not slow'
+	$(BIN)/python -m pytest $(WORKERS) -m 'not slow'
 
 test-slow: $(VENV)/installed-test
-	$(BIN)/python -m pytest -m slow $(SLOW)
+	$(BIN)/python -m pytest $(WORKERS) -m slow $(SLOW)
 
 test-gpu: $(VENV)/installed-test
 	$(BIN)/python benchmarks/gpu_tests.py
@@ -82,7 +86,7 @@ test-lowest:
 		--constraint $(LOWEST)/constraints.txt torch
 	$(LOWEST)/bin/python -m pip --disable-pip-version-check install --quiet \
 		--constraint $(LOWEST)/constraints.txt --editable '.[test]' sae-lens==6.54.0
-	$(LOWEST)/bin/python -m pytest tests/test_private.py tests/architectures/test_registration.py \
+	$(LOWEST)/bin/python -m pytest -m 'not slow' tests/test_private.py tests/architectures/test_registration.py \
 		tests/architectures/test_regularized.py tests/architectures/test_checkpoints.py \
 		tests/training/test_contexts.py tests/training/test_cache.py
 

@@ -18,7 +18,6 @@ cfg = LanguageModelSAERunnerConfig(
     n_batches_in_buffer=64,
     n_batches_for_norm_estimate=5,
     exclude_special_tokens=True,
-    autocast_lm=True,
     lr=1e-3,
     checkpoint_path=None,
     output_path="output/language_model",

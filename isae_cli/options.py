@@ -57,7 +57,13 @@ Device = Annotated[
 Seed = Annotated[int, typer.Option(help="Of everything random.")]
 Table = Annotated[TableFormat, typer.Option(help="Format of the tables of latents.")]
 Out = Annotated[Path, typer.Option(help="Folder for the report.")]
-Autocast = Annotated[bool, typer.Option("--autocast", help="Run the language model in bfloat16.")]
+Autocast = Annotated[
+    bool,
+    typer.Option(
+        "--autocast",
+        help="Run the language model in bfloat16; slow on a CPU without AVX-512.",
+    ),
+]
 Force = Annotated[
     bool,
     typer.Option("--force", help="Compare SAEs even if they are for different models or hooks."),

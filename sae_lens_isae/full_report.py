@@ -27,6 +27,7 @@ from sae_lens_isae.identifiability.pairwise_report import PairwiseReport
 from sae_lens_isae.inputs.activation_source import ActivationSource
 from sae_lens_isae.inputs.activations import open_activations
 from sae_lens_isae.inputs.identity import sae_identity
+from sae_lens_isae.inputs.language_models import gains_from_bfloat16
 from sae_lens_isae.inputs.model_activations import with_model
 from sae_lens_isae.inputs.saes import named_saes
 from sae_lens_isae.recoding import RecodeSettings, prompted_model, recode
@@ -156,7 +157,7 @@ class _FullReport:
             def recoded() -> Report:
                 given = source
                 if not is_vision(self._cfg):
-                    given = prompted_model(list(saes.values()), autocast=self._cfg.autocast_lm)
+                    given = prompted_model(list(saes.values()), autocast=self._autocast)
                 parts = self._folder / "recode" / "parts"
                 return recode(saes, given, recoding, cache=parts, announce=self._say)
 
@@ -164,6 +165,10 @@ class _FullReport:
         if self._evals:
             self._part("bench", {**settings, "evals": self._evals}, self._benched)
         return self._write_index(saes, identities)
+
+    @property
+    def _autocast(self) -> bool:
+        return self._cfg.autocast_lm and gains_from_bfloat16(self._cfg.device)
 
     @property
     def _paths(self) -> list[Path]:
@@ -220,7 +225,7 @@ class _FullReport:
             self._evals,
             out,
             resume=True,
-            autocast=self._cfg.autocast_lm,
+            autocast=self._autocast,
             device=self._cfg.device,
         )
 

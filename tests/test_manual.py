@@ -61,6 +61,7 @@ def test_its_links_work_where_it_is_shown():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)  # minutes on two cores; the usual limit is for what hangs
 @pytest.mark.real
 def test_its_lines_of_python_run_as_they_stand(tmp_path, monkeypatch):
     (lines,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)

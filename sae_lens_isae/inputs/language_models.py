@@ -214,6 +214,14 @@ def hook_layer(hook_name: str) -> int:
     return int(found.group())
 
 
+def gains_from_bfloat16(device: torch.device | str) -> bool:
+    """Whether a model is faster under autocast there: on a CPU without AVX-512 it takes several
+    times as long."""
+    slow = ("NO AVX", "DEFAULT", "AVX2")
+    capability = torch.backends.cpu.get_cpu_capability()
+    return torch.device(device).type != "cpu" or capability not in slow
+
+
 def in_bfloat16(model: HookedRootModule) -> HookedRootModule:
     """Let a model's forward pass run under autocast, and still return float32.
 

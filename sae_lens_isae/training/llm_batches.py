@@ -10,10 +10,11 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 from jaxtyping import Float
-from sae_lens import ActivationsStore
+from sae_lens import ActivationsStore, logger
 
 from sae_lens_isae.errors import InputError
 from sae_lens_isae.inputs.activation_cache import TokenActivations
+from sae_lens_isae.inputs.language_models import gains_from_bfloat16
 from sae_lens_isae.inputs.token_text import TokenText, kept_places, token_text
 from sae_lens_isae.training.contexts import Contexts
 from sae_lens_isae.training.held_out import HeldOut
@@ -53,7 +54,8 @@ class LLMBatches(Iterator[Float[torch.Tensor, "tokens d_in"]]):
     """What a store's `get_filtered_llm_batch` returns, time after time.
 
     Which tokens are left out is known on the CPU, so nothing here waits for the device. On a GPU
-    `prefetch` runs the model on a stream of its own, beside the training steps.
+    `prefetch` runs the model on a stream of its own, beside the training steps. The store's
+    `autocast_lm` is switched off where it would cost time.
 
     Args:
         once: End with the text, in place of reading it again.
@@ -68,6 +70,9 @@ class LLMBatches(Iterator[Float[torch.Tensor, "tokens d_in"]]):
         excluded = store.exclude_special_tokens
         self._excluded = None if excluded is None else excluded.cpu()
         self._model_device = next(store.model.parameters()).device
+        if store.autocast_lm and not gains_from_bfloat16(self._model_device):
+            logger.warning("autocast_lm is left out: on this CPU it takes several times as long")
+            store.autocast_lm = False
         on_one_gpu = store.device.type == "cuda" and self._model_device.type == "cuda"
         self._side = torch.cuda.Stream(self._model_device) if on_one_gpu else None
 

@@ -44,7 +44,9 @@ def test_geometric_median_survives_an_estimate_on_a_point():
 
 
 @pytest.mark.parametrize(
-    "points", [torch.randn(1, 4), torch.full((6, 4), 2.5), torch.zeros(5, 4)], ids=str
+    "points",
+    [torch.tensor([[-0.9, 1.3, 0.2, -0.8]]), torch.full((6, 4), 2.5), torch.zeros(5, 4)],
+    ids=["one sample", "equal samples", "zeros"],
 )
 def test_geometric_median_of_one_point(points):
     """A first batch of one sample, of equal ones, or of nothing is no reason for NaN."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import random
+import signal
 import subprocess
-import sys
 import time
 from importlib.util import find_spec
 
@@ -18,11 +18,11 @@ from safetensors.torch import load_file, save_file
 from sae_lens_isae.files import output_folder
 from tests.cli.malformed.damage import STORIES, for_model
 from tests.conftest import D_IN, complaint
-from tests.training.test_recovery import command_line
+from tests.forked import ForkedCommand
+from tests.training.test_recovery import train_arguments
 
 TRIES = int(os.environ.get("ISAE_TRIES", "3"))
 """Of the slow tests; more of them are for a day on which this code was changed."""
-ENV = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 COMMANDS = ["pairwise", "audit", "recode", "train"]
 if find_spec("sae_bench") is not None:
     COMMANDS.append("bench")
@@ -51,26 +51,19 @@ def work(tiny_model, tmp_path):
 def arguments(command, work, tiny_model):
     data = ("--activations", work / "x.safetensors", "--device", "cpu")
     if command == "train":
-        return command_line(tiny_model, work / "train", 200)[3:], work / "train" / "out"
+        return train_arguments(tiny_model, work / "train", 200), work / "train" / "out"
     some = {
         "pairwise": (work / "a", work / "b", *data),
         "audit": (work / "a", *data),
         "recode": (work / "a", *data, "--gd-samples", 8),
         "bench": (work / "a", "--evals", "ce_bench", "--stories", work / "s.json", "--resume"),
     }
-    return ["isae", command, *some[command], "--out", work / "out"][1:], work / "out"
+    return [command, *some[command], "--out", work / "out"], work / "out"
 
 
 def start(command, work, tiny_model):
     some, _ = arguments(command, work, tiny_model)
-    return subprocess.Popen(
-        [sys.executable, "-m", "sae_lens_isae", *map(str, some)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=ENV,
-        cwd=work,
-    )
+    return ForkedCommand(some, work)
 
 
 def check_whole(out):
@@ -138,10 +131,10 @@ def test_killed_at_random_moments(command, work, tiny_model):
     for _ in range(TRIES):
         process = start(command, work, tiny_model)
         try:
-            process.wait(timeout=rng.uniform(0.4, 1) * seconds)
+            process.communicate(timeout=rng.uniform(0.1, 1) * seconds)
         except subprocess.TimeoutExpired:
-            process.kill()
-        process.communicate()
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
         check_whole(out)
     process = start(command, work, tiny_model)
     said = process.communicate()[1]

@@ -12,7 +12,7 @@ import pytest
 
 from isae_cli.app import app, main
 from isae_cli.progress import lines_instead_of_bars
-from tests.conftest import complaint, isae, run_python
+from tests.conftest import complaint, run_python
 
 COMMANDS = [
     "demo",
@@ -174,4 +174,5 @@ def test_every_command_is_registered_once():
 
 @pytest.mark.slow
 def test_the_module_is_the_command(tmp_path):
-    assert isae("--version", cwd=tmp_path).stdout.startswith("isae ")
+    command = [sys.executable, "-m", "sae_lens_isae", "--version"]
+    assert subprocess.check_output(command, cwd=tmp_path, text=True).startswith("isae ")

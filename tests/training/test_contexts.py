@@ -15,6 +15,7 @@ from sae_lens.tokenization_and_batching import concat_and_batch_sequences
 
 from sae_lens_isae.inputs.language_models import load_language_model
 from sae_lens_isae.training.contexts import Contexts, concatenated_contexts
+from sae_lens_isae.training.llm_batches import LLMBatches
 from tests.conftest import D_IN
 
 TEXTS = st.lists(st.lists(st.lists(st.integers(0, 3), max_size=9), max_size=5), max_size=5)
@@ -122,3 +123,18 @@ def test_shares_are_disjoint_and_make_up_the_text(tiny_model):
         contexts.close()
     assert seen[0] | seen[1] == set(range(40))
     assert not seen[0] & seen[1]
+
+
+@pytest.mark.parametrize(
+    ("capability", "is_rounded"), [("AVX512", True), ("AVX2", False), ("DEFAULT", False)]
+)
+def test_bfloat16_is_left_out_where_it_is_slow(tiny_model, monkeypatch, capability, is_rounded):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    found = []
+    for autocast in (False, True):
+        mine = store(tiny_model, autocast_lm=autocast)
+        contexts = Contexts(mine)
+        found.append(next(LLMBatches(mine, contexts)))
+        contexts.close()
+    assert torch.equal(*found) != is_rounded
+    torch.testing.assert_close(*found, rtol=0.1, atol=0.1)

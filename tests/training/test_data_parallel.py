@@ -19,9 +19,9 @@ from sae_lens_isae.errors import InputError
 from sae_lens_isae.training.data_parallel import together
 from sae_lens_isae.training.seeds import seeds_of_runs
 from tests.conftest import D_IN, D_SAE, K
+from tests.forked import ForkedCommand
 from tests.training import rank_worker
-from tests.training.test_recovery import checkpoints, runner_config, weights
-from tests.training.test_recovery import command_line as one_process
+from tests.training.test_recovery import checkpoints, runner_config, train_arguments, weights
 
 ROOT = Path(__file__).parents[2]
 VARIANTS = [
@@ -35,31 +35,18 @@ VARIANTS = [
 ]
 
 
-def ranks(command, n=2, **env):
-    """The processes that torchrun would start."""
+def environments(n=2):
+    """Of the processes that torchrun would start."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    shared = {
-        **os.environ,
-        "WORLD_SIZE": str(n),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "OMP_NUM_THREADS": "1",
-        "HF_HUB_OFFLINE": "1",
-        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
-        **env,
-    }
-    return [
-        subprocess.Popen(
-            list(map(str, command)),
-            env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(n)
-    ]
+    shared = {"WORLD_SIZE": str(n), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    return [{**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(n)]
+
+
+def ranks(arguments, n=2):
+    """`isae` as torchrun would start it."""
+    return [ForkedCommand(arguments, ROOT, **env) for env in environments(n)]
 
 
 def ended(processes, timeout=180):
@@ -75,9 +62,20 @@ def trained(tmp_path_factory):
 
 
 def trained_by_two(folder, n_steps, device):
-    worker = [sys.executable, "-m", "tests.training.rank_worker", folder]
+    worker = [sys.executable, "-m", "tests.training.rank_worker", str(folder)]
     steps = ",".join(map(str, n_steps))
-    codes, said = ended(ranks([*worker, steps, device, *VARIANTS]))
+    processes = [
+        subprocess.Popen(
+            [*worker, steps, device, *VARIANTS],
+            env={**os.environ, **env},
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for env in environments()
+    ]
+    codes, said = ended(processes)
     assert codes == [0, 0], said
     return {
         (n, variant): [load_file(folder / f"{variant}_{n}_{rank}.safetensors") for rank in range(2)]
@@ -116,7 +114,7 @@ def test_the_test_sees_steps_that_differ(trained):
     assert (one["W_dec"] - start.W_dec).abs().max() > 1e-4
 
 
-def command_line(tiny_model, folder, *flags, n_steps=30, **changes):
+def arguments_of_ranks(tiny_model, folder, *flags, n_steps=30, **changes):
     settings = {
         "n_batches_for_norm_estimate": 2,
         "exclude_special_tokens": True,
@@ -133,12 +131,12 @@ def command_line(tiny_model, folder, *flags, n_steps=30, **changes):
     }
     # of an option that is given twice the last counts
     flags = ("--eval-batches", 1, "--keep-activations", 50, *flags)
-    return [*one_process(tiny_model, folder, n_steps, **settings), *map(str, flags)]
+    return [*train_arguments(tiny_model, folder, n_steps, **settings), *map(str, flags)]
 
 
 @pytest.mark.slow
 def test_a_run_of_two_is_resumed_by_one(tiny_model, tmp_path):
-    codes, said = ended(ranks(command_line(tiny_model, tmp_path / "two")))
+    codes, said = ended(ranks(arguments_of_ranks(tiny_model, tmp_path / "two")))
     assert codes == [0, 0], said
     assert "SAELens run_evals" in said[0][0]
     assert said[1][0] == ""
@@ -146,12 +144,12 @@ def test_a_run_of_two_is_resumed_by_one(tiny_model, tmp_path):
     name = "sae_weights.safetensors:W_dec"
     assert {name, "activations.safetensors:activations"} <= whole.keys()
     first = sorted(set(checkpoints(tmp_path / "two")))[0]
-    command = command_line(tiny_model, tmp_path / "one", "--resume_from_checkpoint", first)
+    command = arguments_of_ranks(tiny_model, tmp_path / "one", "--resume_from_checkpoint", first)
     with (
         pytest.warns(UserWarning, match="was written by 2 processes and goes on in 1"),
         pytest.raises(SystemExit) as stop,
     ):
-        main(list(map(str, command[3:])))
+        main(list(map(str, command)))
     assert stop.value.code == 0
     difference = (weights(tmp_path / "one" / "out")[name] - whole[name]).abs()
     assert 0 < difference.max() < 0.5
@@ -159,10 +157,10 @@ def test_a_run_of_two_is_resumed_by_one(tiny_model, tmp_path):
 
 @pytest.mark.slow
 def test_a_run_of_two_is_resumed_by_two(tiny_model, tmp_path):
-    codes, said = ended(ranks(command_line(tiny_model, tmp_path / "whole")))
+    codes, said = ended(ranks(arguments_of_ranks(tiny_model, tmp_path / "whole")))
     assert codes == [0, 0], said
     first = sorted(set(checkpoints(tmp_path / "whole")))[0]
-    command = command_line(tiny_model, tmp_path / "again", "--resume_from_checkpoint", first)
+    command = arguments_of_ranks(tiny_model, tmp_path / "again", "--resume_from_checkpoint", first)
     codes, said = ended(ranks(command))
     assert codes == [0, 0], said
     whole, again = weights(tmp_path / "whole" / "out"), weights(tmp_path / "again" / "out")
@@ -172,9 +170,9 @@ def test_a_run_of_two_is_resumed_by_two(tiny_model, tmp_path):
 @pytest.mark.slow
 def test_whole_seeds_on_each_are_the_seeds_of_one_process(tiny_model, tmp_path):
     flags = ["--seeds", "4"]
-    codes, said = ended(ranks(command_line(tiny_model, tmp_path / "two", *flags)))
+    codes, said = ended(ranks(arguments_of_ranks(tiny_model, tmp_path / "two", *flags)))
     assert codes == [0, 0], said
-    codes, said = ended(ranks(command_line(tiny_model, tmp_path / "one", *flags), n=1))
+    codes, said = ended(ranks(arguments_of_ranks(tiny_model, tmp_path / "one", *flags), n=1))
     assert codes == [0], said
     one, two = weights(tmp_path / "one" / "out"), weights(tmp_path / "two" / "out")
     assert one.keys() == two.keys()
@@ -183,11 +181,11 @@ def test_whole_seeds_on_each_are_the_seeds_of_one_process(tiny_model, tmp_path):
 
 @pytest.mark.slow
 def test_a_rank_that_dies_stops_the_other_with_a_sentence(tiny_model, tmp_path):
-    processes = ranks(command_line(tiny_model, tmp_path, n_steps=100_000))
+    processes = ranks(arguments_of_ranks(tiny_model, tmp_path, n_steps=100_000))
     deadline = time.monotonic() + 120
     while not checkpoints_of_any_kind(tmp_path) and time.monotonic() < deadline:
         time.sleep(0.2)
-    processes[1].kill()
+    processes[1].send_signal(signal.SIGKILL)
     codes, said = ended(processes, timeout=60)
     assert codes[0] == 1
     error = [line for line in said[0][1].splitlines() if line.startswith("error: ")]
@@ -203,7 +201,7 @@ def checkpoints_of_any_kind(folder):
 
 @pytest.mark.slow
 def test_a_signal_to_one_stops_both_after_the_same_step(tiny_model, tmp_path):
-    command = command_line(tiny_model, tmp_path, n_steps=100_000)
+    command = arguments_of_ranks(tiny_model, tmp_path, n_steps=100_000)
     processes = ranks(command)
     deadline = time.monotonic() + 120
     while not checkpoints_of_any_kind(tmp_path) and time.monotonic() < deadline:
@@ -237,7 +235,9 @@ def test_what_cannot_be_divided(monkeypatch, n_ranks, parallel, n_seeds, message
 
 @pytest.mark.slow
 def test_a_batch_that_does_not_divide_is_refused(tiny_model, tmp_path):
-    command = command_line(tiny_model, tmp_path, train_batch_size_tokens=63, training_tokens=6300)
+    command = arguments_of_ranks(
+        tiny_model, tmp_path, train_batch_size_tokens=63, training_tokens=6300
+    )
     codes, said = ended(ranks(command))
     assert codes == [1, 1]
     assert "2 processes cannot share steps of train_batch_size_tokens = 63" in said[0][1]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import warnings
 from pathlib import Path
 
@@ -214,7 +213,7 @@ def test_bad_input(here, tmp_path, monkeypatch, capsys, arguments, said):
 @pytest.mark.parametrize("parallel", ["data", "seeds"])
 def test_two_processes_train_on_images(here, tmp_path, parallel):
     processes = ranks([
-        sys.executable, "-m", "sae_lens_isae", "train", "--vision-model", here[0], "--images",
+        "train", "--vision-model", here[0], "--images",
         here[1], "--layer", 1, "--architecture", "isae", "--d_in", WIDTH, "--d_sae", 40, "--k", 3,
         "--training_tokens", 640, "--train_batch_size_tokens", 32, "--n_batches_in_buffer", 6,
         "--store_batch_size_prompts", 2, "--device", "cpu", "--seeds", 2, "--parallel", parallel,

@@ -8,7 +8,6 @@ import random
 import shutil
 import signal
 import subprocess
-import sys
 import time
 import warnings
 from pathlib import Path
@@ -26,6 +25,7 @@ from sae_lens_isae.training.checkpoints import Stopped
 from sae_lens_isae.training.data import opened_data
 from sae_lens_isae.training.runs import train
 from tests.conftest import D_IN, D_SAE, K, complaint, isae_config
+from tests.forked import ForkedCommand
 
 HOOK = "model.layers.0"
 
@@ -278,12 +278,13 @@ def test_a_full_disk_is_one_sentence(function, error, tiny_model, tmp_path, monk
         raise error
 
     monkeypatch.setattr(function, full)
-    arguments = command_line(tiny_model, tmp_path, 20)[3:]
+    arguments = train_arguments(tiny_model, tmp_path, 20)
     assert "the disk is full" in complaint(arguments, tmp_path, monkeypatch, capsys)
     assert not list((tmp_path / "checkpoints").rglob("*.safetensors"))
 
 
-def command_line(tiny_model, folder, n_steps, **changes):
+def train_arguments(tiny_model, folder, n_steps, **changes):
+    """What follows `isae`, with the config in the folder."""
     model, text = tiny_model
     settings = {
         "model_name": str(model),
@@ -305,8 +306,8 @@ def command_line(tiny_model, folder, n_steps, **changes):
     }
     folder.mkdir(exist_ok=True)
     (folder / "config.yaml").write_text(yaml.safe_dump(settings))
-    return [sys.executable, "-m", "sae_lens_isae", "train", "--config", folder / "config.yaml",
-            "--eval-batches", "0", "--keep-activations", "0"]  # fmt: skip
+    config = str(folder / "config.yaml")
+    return ["train", "--config", config, "--eval-batches", "0", "--keep-activations", "0"]
 
 
 N_KILLS = 20
@@ -314,33 +315,32 @@ N_KILLS = 20
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)  # twenty runs; the usual limit is for what hangs
 @pytest.mark.parametrize("n_seeds", [1, 2])
 def test_killed_at_random_moments_and_resumed(tiny_model, tmp_path, n_seeds):
     """Whatever is there under a final name is whole, and the last checkpoint leads to the same."""
-    env = {**os.environ, "OMP_NUM_THREADS": "2", "HF_HUB_OFFLINE": "1"}
-    n_steps = 400
-    command = [*command_line(tiny_model, tmp_path / "whole", n_steps), "--seeds", str(n_seeds)]
-    start = time.monotonic()
-    subprocess.run(command, check=True, capture_output=True, env=env)
-    seconds = time.monotonic() - start
+
+    def started(folder):
+        arguments = train_arguments(tiny_model, folder, 200)
+        flags = ("--seeds", n_seeds, "--resume_from_checkpoint", "latest")
+        return ForkedCommand([*arguments, *flags], tmp_path)
+
+    begun = time.monotonic()
+    process = started(tmp_path / "whole")
+    _, said = process.communicate()
+    assert process.returncode == 0, said[-2000:]
+    seconds = time.monotonic() - begun
     whole = weights(tmp_path / "whole" / "out")
     rng, n_killed = random.Random(n_seeds), 0
     for number in itertools.count():
         folder = tmp_path / f"killed_{number}"
-        command = [*command_line(tiny_model, folder, n_steps), "--seeds", str(n_seeds)]
-        while True:
-            process = subprocess.Popen(
-                [*command, "--resume_from_checkpoint", "latest"],
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                env=env,
-            )
+        for attempt in itertools.count():
+            process = started(folder)
             try:
-                _, said = process.communicate(timeout=rng.uniform(0.5, 0.95) * seconds)
+                # longer each time: on a machine that got slower no attempt might reach a checkpoint
+                _, said = process.communicate(rng.uniform(0.5, 0.95) * seconds * 1.2**attempt)
                 break
             except subprocess.TimeoutExpired:
-                process.kill()
+                process.send_signal(signal.SIGKILL)
                 process.communicate()
                 n_killed += 1
             for path in folder.rglob("*.safetensors"):
@@ -386,7 +386,7 @@ def test_what_is_wrong_is_found_before_training(
 ):
     if flags[0] == "--device" and torch.cuda.is_available():
         pytest.skip("needs a machine without CUDA")
-    arguments = command_line(tiny_model, tmp_path, 20)[3:]
+    arguments = train_arguments(tiny_model, tmp_path, 20)
     monkeypatch.setattr(SAETrainer, "fit", lambda *_: pytest.fail("training began"))
     assert message in complaint([*arguments, *flags], tmp_path, monkeypatch, capsys)
     assert not (tmp_path / "out").exists()
