@@ -14,6 +14,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+# SAELens asks for a GPU when it is imported, after which no fork could use it, unless NVML is asked
+os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
 _FORKS = get_context("forkserver")
 _FORKS.set_forkserver_preload(["__main__", "isae_cli.app", "sae_lens_isae"])
 
@@ -46,6 +48,8 @@ class ForkedCommand:
     def __init__(self, arguments: Sequence[object], cwd: Path, **env: str) -> None:
         self._folder = TemporaryDirectory()
         self._outputs = [Path(self._folder.name) / name for name in ("stdout", "stderr")]
+        for path in self._outputs:
+            path.touch()
         self._process = _FORKS.Process(
             target=_run,
             args=(list(map(str, arguments)), cwd, {**os.environ, **env}, self._outputs),
