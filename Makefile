@@ -115,4 +115,4 @@ dist: $(VENV)/installed-dist
 	$(BIN)/python .ci/check_dist.py dist
 
 clean:
-	rm -rf $(VENV) $(LOWEST) dist site
+	rm -rf $(VENV) $(LOWEST) .venv-uv dist site
