@@ -62,7 +62,6 @@ bench: $(VENV)/installed-bench
 
 # the tests of a file stay together, as they share what they trained
 WORKERS = -n logical --maxprocesses 4 --dist loadfile
-test test-slow: export OMP_NUM_THREADS = 1
 
 test: $(VENV)/installed-test
 	$(BIN)/python -m pytest $(WORKERS) -m 'not slow'
@@ -86,9 +85,10 @@ test-lowest:
 		--constraint $(LOWEST)/constraints.txt torch
 	$(LOWEST)/bin/python -m pip --disable-pip-version-check install --quiet \
 		--constraint $(LOWEST)/constraints.txt --editable '.[test]' sae-lens==6.54.0
-	$(LOWEST)/bin/python -m pytest -m 'not slow' tests/test_private.py tests/architectures/test_registration.py \
-		tests/architectures/test_regularized.py tests/architectures/test_checkpoints.py \
-		tests/training/test_contexts.py tests/training/test_cache.py
+	$(LOWEST)/bin/python -m pytest -m 'not slow' tests/test_private.py \
+		tests/architectures/test_registration.py tests/architectures/test_regularized.py \
+		tests/architectures/test_checkpoints.py tests/training/test_contexts.py \
+		tests/training/test_cache.py
 
 # a stranger's machine may have another Python than the one that .venv is made with
 test-pythons:

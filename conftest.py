@@ -8,7 +8,7 @@ import pytest
 # models, data sets and statistics come from the installed packages alone
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # small sums gain nothing from threads, and those of two workers wait for each other
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["OMP_NUM_THREADS"] = "1"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -128,7 +128,9 @@ def test_shares_are_disjoint_and_make_up_the_text(tiny_model):
 @pytest.mark.parametrize(
     ("capability", "is_rounded"), [("AVX512", True), ("AVX2", False), ("DEFAULT", False)]
 )
-def test_bfloat16_is_left_out_where_it_is_slow(tiny_model, monkeypatch, capability, is_rounded):
+def test_bfloat16_is_left_out_where_it_is_slow(
+    tiny_model, monkeypatch, caplog, capability, is_rounded
+):
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     found = []
     for autocast in (False, True):
@@ -137,4 +139,5 @@ def test_bfloat16_is_left_out_where_it_is_slow(tiny_model, monkeypatch, capabili
         found.append(next(LLMBatches(mine, contexts)))
         contexts.close()
     assert torch.equal(*found) != is_rounded
+    assert ("autocast_lm is left out" in caplog.text) != is_rounded
     torch.testing.assert_close(*found, rtol=0.1, atol=0.1)
